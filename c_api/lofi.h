@@ -1,0 +1,464 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * liblofi: what decides and what computes in lo-fi training.
+ *
+ * lo-fi (Wortsman et al. 2022, arXiv 2210.11948) fine-tunes on K disjoint nodes of L ranks.
+ * Gradients are all-reduced inside a node only, nothing crosses nodes while training, and at the
+ * end the nodes' weights are averaged. While training, each node behaves as if every other node
+ * were its mirror image: a collective on a group of n = K * l ranks returns, inside the node, what
+ * the real collective would return if every rank held the data of its image in this node.
+ *
+ * This header is the specification: what is not in it is not API. The library knows neither
+ * Python nor torch, opens no connection and starts no thread. Bytes move through the caller.
+ *
+ * Conventions
+ *   Names      lofi_<noun>_<verb>. "create" pairs with "destroy"; destroying NULL is a no-op.
+ *   Errors     Fallible functions return lofi_status. Results come through the last arguments
+ *              and are written on LOFI_OK only. lofi_last_error() has the sentence for a person.
+ *   Threads    Functions without an object are safe from any thread. A topology or a group is
+ *              immutable after its creation and may be shared. A session may be used by any
+ *              number of threads at once.
+ *   Growth     Option structs start with `size`, set by their LOFI_*_INIT macro; a library reads
+ *              only the fields that the caller's header knew. Enums are never renumbered.
+ *              Same major version, same ABI (before 1.0: same minor version).
+ *   Units      _bytes is bytes, _count is elements, _ms is milliseconds.
+ */
+#ifndef LOFI_H
+#define LOFI_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define LOFI_VERSION_MAJOR 0
+#define LOFI_VERSION_MINOR 1
+#define LOFI_VERSION_PATCH 0
+
+/* ---- status ------------------------------------------------------------------------------ */
+
+/* One list makes the enum, the names and the default texts. */
+#define LOFI_STATUS_MAP(X)                                                                        \
+    X(OK, 0, "success")                                                                           \
+    X(IN_PROGRESS, 1, "not finished yet")                                                         \
+    X(INVALID, -1, "an argument or a setting is wrong")                                           \
+    X(NO_MEMORY, -2, "out of memory")                                                             \
+    X(UNSUPPORTED, -3, "not possible while nodes train apart")                                    \
+    X(TIMED_OUT, -4, "a deadline passed")                                                         \
+    X(PEER_LOST, -5, "another rank is gone")                                                      \
+    X(SYSTEM, -6, "the operating system reported an error")                                       \
+    X(CORRUPT, -7, "data is damaged or not what it claims to be")                                 \
+    X(ABI, -8, "the header and the library are of different versions")                            \
+    X(STATE, -9, "not possible in the current phase")
+
+typedef enum lofi_status {
+#define LOFI_STATUS_ENUM(name, value, text) LOFI_##name = (value),
+    LOFI_STATUS_MAP(LOFI_STATUS_ENUM)
+#undef LOFI_STATUS_ENUM
+} lofi_status;
+
+/* "LOFI_INVALID" and so on; "LOFI_UNKNOWN" for a value that is not listed. Static storage. */
+const char *lofi_status_name(lofi_status status);
+
+/* The general meaning of a status, from the list above. Static storage. */
+const char *lofi_status_text(lofi_status status);
+
+/* The sentence that belongs to the last failure on the calling thread, or "". Borrowed; valid
+ * until the next failing lofi call on this thread. */
+const char *lofi_last_error(void);
+
+/* ---- version and log --------------------------------------------------------------------- */
+
+/* The version of the library that is loaded, as major * 10000 + minor * 100 + patch. */
+int lofi_version(void);
+
+/* "0.1.0 (gcc 12.2.0, x86_64)": version, compiler and architecture. Static storage. */
+const char *lofi_build_info(void);
+
+typedef enum lofi_log_level {
+    LOFI_LOG_ERROR = 0,
+    LOFI_LOG_WARN = 1,
+    LOFI_LOG_INFO = 2,
+    LOFI_LOG_DEBUG = 3,
+    LOFI_LOG_TRACE = 4
+} lofi_log_level;
+
+/* Called with one line without a newline. It may run on any thread; it must not call lofi. */
+typedef void (*lofi_log_fn)(void *ctx, lofi_log_level level, const char *line);
+
+/* Levels up to `level` are passed on. The default is LOFI_LOG_WARN. */
+void lofi_log_set_level(lofi_log_level level);
+
+/* Reads "error", "warn", "info", "debug" or "trace". LOFI_INVALID names the word and the list. */
+lofi_status lofi_log_level_parse(const char *word, lofi_log_level *level);
+
+/* Replaces the sink; NULL restores the default, which writes to stderr. `ctx` is borrowed until
+ * the next call. Set it before other threads log. */
+void lofi_log_set_callback(lofi_log_fn fn, void *ctx);
+
+/* printf-style. Emits a line if `level` is enabled. */
+void lofi_log(lofi_log_level level, const char *format, ...)
+#if defined(__GNUC__)
+    __attribute__((format(printf, 2, 3)))
+#endif
+    ;
+
+/* ---- topology: which ranks make a node ---------------------------------------------------- */
+
+/* Nodes are runs of consecutive ranks, all of the same size: node k holds the ranks
+ * k * L ... k * L + L - 1. */
+typedef struct lofi_topology lofi_topology;
+
+/* Gathers `bytes` bytes of every rank, in rank order, into `all` (world_size * bytes). It is the
+ * only thing that creation needs from the outside; over a key-value store it is one set and
+ * world_size gets. It must enforce a deadline of its own. On failure it returns a status other
+ * than LOFI_OK; lofi_set_error may hold the reason. */
+typedef lofi_status (*lofi_allgather_fn)(void *ctx, const void *mine, size_t bytes, void *all);
+
+typedef struct lofi_topology_options {
+    size_t size;
+    int rank;             /* 0 ... world_size - 1 */
+    int world_size;       /* >= 1 */
+    int node_size;        /* ranks in a node; 0: find out, see lofi_topology_create */
+    const char *settings; /* may be NULL. Text that has to be the same on every rank: the other
+                             settings of the embedding program. At most 1023 bytes. */
+    const char *problem;  /* may be NULL. A sentence: this rank can't start. It becomes the error
+                             of every rank, so that none waits for this one. At most 511 bytes. */
+} lofi_topology_options;
+#define LOFI_TOPOLOGY_OPTIONS_INIT {sizeof(lofi_topology_options), 0, 1, 0, NULL, NULL}
+
+/*
+ * Finds the nodes and checks that every rank means the same. Collective: all ranks call it, and
+ * all return the same status, with the same sentence. Blocks in `allgather` only.
+ *
+ * The size of a node is, in this order: options->node_size; LOFI_NODE_SIZE; LOCAL_WORLD_SIZE (as
+ * torchrun sets it); SLURM_NTASKS_PER_NODE; the number of consecutive ranks with the same host
+ * name. An empty variable counts as unset.
+ *
+ * Errors: LOFI_INVALID when a variable is not a positive decimal integer (names rank, variable
+ * and value), when ranks disagree on the size or the settings (names two ranks and what each
+ * has), when the world is not divisible by the size, when hosts hold different numbers of ranks
+ * or ranks of one host are not consecutive (names the sizes); the status of `allgather`;
+ * LOFI_NO_MEMORY.
+ */
+lofi_status lofi_topology_create(const lofi_topology_options *options, lofi_allgather_fn allgather,
+                                 void *ctx, lofi_topology **out);
+void lofi_topology_destroy(lofi_topology *topology);
+
+int lofi_topology_rank(const lofi_topology *topology);
+int lofi_topology_world_size(const lofi_topology *topology);
+int lofi_topology_node_size(const lofi_topology *topology);  /* L */
+int lofi_topology_node_count(const lofi_topology *topology); /* K */
+int lofi_topology_node_of(const lofi_topology *topology, int rank);
+/* Where the size came from: "node_size", "LOFI_NODE_SIZE", "LOCAL_WORLD_SIZE",
+ * "SLURM_NTASKS_PER_NODE" or "host names". Static storage. */
+const char *lofi_topology_source(const lofi_topology *topology);
+
+/* Sets the calling thread's last error; for callbacks such as lofi_allgather_fn. */
+void lofi_set_error(const char *format, ...)
+#if defined(__GNUC__)
+    __attribute__((format(printf, 1, 2)))
+#endif
+    ;
+
+/* ---- groups: where a process group lies among the nodes ----------------------------------- */
+
+/* A process group of n ranks. Seen from the calling rank it has l members in the own node
+ * (1 <= l <= n) and touches m nodes. The place of a member is its position among the group's
+ * members of its own node, in group order. The group is even if every touched node holds the
+ * same number of members; then n = m * l, and the image of a member is the member of the own
+ * node with the same place. */
+typedef struct lofi_group lofi_group;
+
+/* `global_ranks` (borrowed during the call) are the members in group order, `count` of them,
+ * distinct, the calling rank among them; NULL with count 0 is the whole world. The group keeps
+ * no reference to `topology`. LOFI_INVALID names the rank that is out of range or repeated. */
+lofi_status lofi_group_create(const lofi_topology *topology, const int *global_ranks, int count,
+                              lofi_group **out);
+void lofi_group_destroy(lofi_group *group);
+
+int lofi_group_size(const lofi_group *group);       /* n */
+int lofi_group_rank(const lofi_group *group);       /* of the caller, in the group */
+int lofi_group_node_count(const lofi_group *group); /* m: nodes touched; 1: inside one node */
+int lofi_group_local_size(const lofi_group *group); /* l: members in the own node */
+int lofi_group_is_even(const lofi_group *group);    /* 1 or 0 */
+/* For a member `rank` of the group (0 ... n - 1): */
+int lofi_group_global_rank(const lofi_group *group, int rank);
+int lofi_group_place(const lofi_group *group, int rank); /* also: its image, as a place here */
+/* Index 0 ... m - 1 of its node among the touched nodes, ascending; and back to the node's number
+ * in the world. */
+int lofi_group_node_of(const lofi_group *group, int rank);
+int lofi_group_node_number(const lofi_group *group, int node_index);
+/* The member at `place` of touched node `node_index`; -1 if there is none. */
+int lofi_group_member(const lofi_group *group, int node_index, int place);
+
+/* ---- the mirror plan ----------------------------------------------------------------------- */
+
+typedef enum lofi_scope { LOFI_SCOPE_WORLD = 0, LOFI_SCOPE_NODE = 1 } lofi_scope;
+
+typedef enum lofi_collective {
+    LOFI_ALL_REDUCE = 0,
+    LOFI_REDUCE = 1,
+    LOFI_BROADCAST = 2,
+    LOFI_ALL_GATHER = 3,
+    LOFI_GATHER = 4,
+    LOFI_SCATTER = 5,
+    LOFI_REDUCE_SCATTER = 6,
+    LOFI_ALL_TO_ALL = 7,
+    LOFI_BARRIER = 8,
+    LOFI_SEND = 9,
+    LOFI_RECV = 10,
+    LOFI_RECV_ANY = 11,
+    LOFI_COLLECTIVE_COUNT = 12
+} lofi_collective;
+
+typedef enum lofi_op {
+    LOFI_SUM = 0,
+    LOFI_AVG = 1,
+    LOFI_PRODUCT = 2,
+    LOFI_MIN = 3,
+    LOFI_MAX = 4,
+    LOFI_BAND = 5,
+    LOFI_BOR = 6,
+    LOFI_BXOR = 7,
+    LOFI_PREMUL_SUM = 8,
+    LOFI_OP_COUNT = 9
+} lofi_op;
+
+/* Who issued a collective. A broadcast of a buffer by DDP and a broadcast of a batch by a script
+ * look alike in size and type; only the place that issues them knows. */
+typedef enum lofi_issuer {
+    LOFI_BY_USER = 0,
+    LOFI_BY_WRAPPER = 1, /* DDP's own broadcasts, and others that only keep replicas equal */
+    LOFI_BY_BACKWARD = 2 /* the backward of torch.distributed.nn.functional */
+} lofi_issuer;
+
+typedef struct lofi_call {
+    size_t size;
+    lofi_collective collective;
+    lofi_op op;         /* read for reductions only */
+    int is_bool;        /* 1: the elements are booleans, whose sum is a logical or */
+    int root;           /* group rank; read for reduce, broadcast, gather, scatter */
+    int peer;           /* group rank; read for send, recv */
+    lofi_issuer issuer; /* who issued the call */
+    lofi_scope scope;   /* the scope in force, from lofi_session_scope */
+    int strict;         /* 1: refuse what would cross nodes unasked */
+} lofi_call;
+#define LOFI_CALL_INIT                                                                            \
+    {sizeof(lofi_call), LOFI_BARRIER, LOFI_SUM, 0, 0, 0, LOFI_BY_USER, LOFI_SCOPE_WORLD, 0}
+
+typedef enum lofi_action {
+    LOFI_DO_REAL = 0,     /* the collective as issued, on the whole group */
+    LOFI_DO_LOCAL = 1,    /* on the members of this node, as the other fields say */
+    LOFI_DO_NOTHING = 2,  /* this node takes no part; the call succeeds at once */
+    LOFI_DO_IMPLICIT = 3  /* as issued, on the whole group, although nodes train apart: compare a
+                             tag first, warn once per call site, count it */
+} lofi_action;
+
+typedef enum lofi_adjust {
+    LOFI_ADJUST_NONE = 0,
+    LOFI_ADJUST_SCALE = 1, /* multiply every input element by `factor` */
+    LOFI_ADJUST_POWER = 2, /* raise every input element to the power `factor` */
+    LOFI_ADJUST_ZERO = 3   /* replace every input element by zero */
+} lofi_adjust;
+
+typedef struct lofi_plan {
+    lofi_action action;
+    lofi_adjust adjust; /* of the inputs, before the local collective */
+    int64_t factor;     /* m, the number of nodes that the group touches; 1 without an adjustment */
+    int tile;           /* 1: one result per member of the group is wanted; the result for member r
+                           is the local result for place lofi_group_place(group, r) */
+    int root;           /* place of the root's image in this node; -1 without a root */
+    int peer;           /* place of the peer in this node; -1 without a peer */
+} lofi_plan;
+
+/*
+ * What to do in this node about one collective. Pure: the same arguments give the same answer,
+ * and on every rank of a node the same plan.
+ *
+ * A group inside one node, and any group at world scope, is LOFI_DO_REAL. Else, at node scope:
+ *   all_reduce           local; SUM, PREMUL_SUM: scale by m (booleans: nothing); PRODUCT: power m;
+ *                        BXOR: zero if m is even; AVG, MIN, MAX, BAND, BOR: nothing
+ *   all_gather           local, tiled
+ *   barrier              local
+ *   reduce, gather       in the root's node as all_reduce and all_gather, to the root; elsewhere
+ *                        LOFI_DO_NOTHING
+ *   broadcast            by the wrapper: local, from the root's image; else LOFI_DO_IMPLICIT, or
+ *                        refused if strict
+ *   scatter              LOFI_DO_IMPLICIT, or refused if strict
+ *   reduce_scatter,      by the backward: local; reduce_scatter: SUM and PREMUL_SUM scale by m,
+ *   all_to_all           all_to_all: tiled; in both each member contributes, and receives, the
+ *                        slots of the members of this node. Else refused.
+ *   send, recv           local if the peer is in this node, else refused
+ *   recv from any        local
+ *
+ * Errors: LOFI_UNSUPPORTED for what is refused, and for an uneven group at node scope: the
+ * sentence names the call and says what to do instead. LOFI_INVALID for a root or peer outside
+ * of the group or a value that is not in its enum.
+ */
+lofi_status lofi_mirror_plan(const lofi_group *group, const lofi_call *call, lofi_plan *plan);
+
+/* "all_reduce", "SUM": names as torch.distributed spells them. Static storage. */
+const char *lofi_collective_name(lofi_collective collective);
+const char *lofi_op_name(lofi_op op);
+
+/*
+ * Payload that a real collective on the whole group makes the calling rank send to other nodes,
+ * in bytes: what any algorithm must send at least, the node's share divided evenly among its
+ * members, without headers. `bytes` is the size of this rank's input (broadcast, scatter: of what
+ * the root sends to one member; all_to_all: of the whole input).
+ *   all_reduce  2 (m-1)/m * bytes / l      all_gather  (m-1) * bytes
+ *   reduce      bytes / l outside the root's node    gather  bytes outside the root's node
+ *   broadcast   the root: (m-1) * bytes    scatter     the root: (n - l) * bytes
+ *   reduce_scatter, all_to_all  (n - l)/n * bytes    send  bytes, to another node
+ */
+uint64_t lofi_cross_bytes(const lofi_group *group, lofi_collective collective, int root_or_peer,
+                          uint64_t bytes);
+
+/* ---- session: phases, scopes, statistics --------------------------------------------------- */
+
+typedef enum lofi_phase {
+    LOFI_PHASE_SETUP = 0,
+    LOFI_PHASE_TRAIN = 1,
+    LOFI_PHASE_AVERAGE = 2,
+    LOFI_PHASE_DONE = 3
+} lofi_phase;
+
+typedef enum lofi_event {
+    LOFI_EVENT_TRAIN = 0,        /* a forward with gradients, lofi.start(): setup, done -> train */
+    LOFI_EVENT_AVERAGE = 1,      /* an average begins: setup, train, done -> average */
+    LOFI_EVENT_AVERAGE_BACK = 2, /* it ends, and training goes on where it was: average -> before */
+    LOFI_EVENT_AVERAGE_DONE = 3  /* it was the final one: average -> done */
+} lofi_event;
+
+/* What a collective served, for the statistics. */
+typedef enum lofi_purpose {
+    LOFI_FOR_SETUP = 0,
+    LOFI_FOR_TRAINING = 1,
+    LOFI_FOR_EVALUATION = 2,
+    LOFI_FOR_AVERAGE = 3,
+    LOFI_FOR_BYPASS = 4, /* on groups that are not lofi's */
+    LOFI_FOR_DONE = 5,
+    LOFI_PURPOSE_COUNT = 6
+} lofi_purpose;
+
+/* The state of one process: its phase, the scopes in force, its counters. */
+typedef struct lofi_session lofi_session;
+
+lofi_status lofi_session_create(lofi_session **out);
+void lofi_session_destroy(lofi_session *session);
+
+lofi_phase lofi_session_phase(const lofi_session *session);
+const char *lofi_phase_name(lofi_phase phase); /* "setup", "train", "average", "done" */
+
+/* LOFI_EVENT_TRAIN in train is a no-op, as it is during an average: the forward passes of an
+ * evaluation do not restart training. LOFI_STATE for an event that the phase does not allow
+ * (AVERAGE within average, the ends of an average outside of one). */
+lofi_status lofi_session_event(lofi_session *session, lofi_event event);
+
+/* The innermost pushed scope, else the phase's: node while training, world otherwise. */
+lofi_scope lofi_session_scope(const lofi_session *session);
+/* At most 64 deep (LOFI_STATE beyond, and for a pop without a push). The stack is the process's:
+ * push and pop belong on the thread that drives training. */
+lofi_status lofi_session_push_scope(lofi_session *session, lofi_scope scope);
+lofi_status lofi_session_pop_scope(lofi_session *session);
+
+/* Counts one collective. The purpose comes from the phase unless `purpose` is not negative. */
+void lofi_session_count(lofi_session *session, lofi_scope scope, int purpose,
+                        uint64_t cross_bytes);
+
+typedef struct lofi_stats {
+    size_t size;
+    lofi_phase phase;
+    /* [scope][purpose] */
+    uint64_t collectives[2][LOFI_PURPOSE_COUNT];
+    /* payload sent by this rank to other nodes, by purpose; see lofi_cross_bytes */
+    uint64_t cross_bytes[LOFI_PURPOSE_COUNT];
+} lofi_stats;
+
+/* Set stats->size = sizeof(lofi_stats) first. Counters are read one by one, not as a snapshot. */
+lofi_status lofi_session_get_stats(const lofi_session *session, lofi_stats *stats);
+
+/* ---- kernels -------------------------------------------------------------------------------- */
+
+typedef enum lofi_dtype {
+    LOFI_F64 = 0,
+    LOFI_F32 = 1,
+    LOFI_F16 = 2,
+    LOFI_BF16 = 3,
+    LOFI_BYTES = 4, /* no arithmetic: integers, booleans; one element is one byte */
+    LOFI_DTYPE_COUNT = 5
+} lofi_dtype;
+
+size_t lofi_dtype_bytes(lofi_dtype dtype); /* 8, 4, 2, 2, 1; 0 for a value not listed */
+
+/*
+ * out[i] = ((w0*in0[i] + w1*in1[i]) + w2*in2[i] ...) / (w0 + w1 + ...), for `count` elements of
+ * `inputs` buffers: products, sums and the quotient in IEEE double, in the order given, without
+ * fused multiply-add, rounded once to the dtype, to nearest even. The bits do not depend on
+ * threads, chunks or the CPU. LOFI_BYTES copies the first input.
+ *
+ * `weights` may be NULL for equal weights (all 1), else finite, >= 0, with a sum > 0. `out` may be one
+ * of the inputs, not overlap them otherwise. Buffers are aligned to the element.
+ * LOFI_INVALID names what is wrong; nothing is written then.
+ */
+lofi_status lofi_mean(lofi_dtype dtype, void *out, const void *const *in, const double *weights,
+                      int inputs, size_t count);
+
+/* Index of the first element that is NaN or infinite, or -1. Always -1 for LOFI_BYTES. */
+int64_t lofi_find_nonfinite(lofi_dtype dtype, const void *data, size_t count);
+
+typedef struct lofi_digest {
+    uint64_t word[2];
+} lofi_digest;
+
+/* A 128-bit fingerprint of `bytes` bytes, for telling equal tensors from different ones; not
+ * cryptographic. The same on every machine and in every release with the same major version. */
+lofi_digest lofi_digest_of(const void *data, size_t bytes);
+
+/* ---- the average over nodes ------------------------------------------------------------------ */
+
+/* What one node says of itself before an average. */
+typedef struct lofi_node_report {
+    int32_t present;   /* 0: it did not come */
+    int32_t reserved;  /* 0 */
+    int64_t nonfinite; /* index of its first tensor that differs between nodes and is not finite;
+                          -1: all are finite */
+    double weight;     /* finite, > 0 */
+} lofi_node_report;
+
+/*
+ * Decides who is in an average: the nodes that are present and finite. Pure; the same answer on
+ * every rank. Writes to `members` (capacity `nodes`) the numbers of the nodes that are in,
+ * ascending, and to `member_count` how many. LOFI_INVALID for a bad weight (names the node);
+ * LOFI_PEER_LOST when fewer than `min_nodes` are present; LOFI_STATE when no present node is
+ * finite.
+ */
+lofi_status lofi_average_members(const lofi_node_report *reports, int nodes, int min_nodes,
+                                 int *members, int *member_count);
+
+/* One step of an average that is streamed in chunks. `count` elements from `begin` are averaged;
+ * they are cut into local_size shards, one for each rank of a node, and each shard into `nodes` pieces
+ * of `piece_count` elements, one for each node. Past the end of the data the last pieces are
+ * padded: local_size * nodes * piece_count >= count. */
+typedef struct lofi_chunk {
+    uint64_t begin;
+    uint64_t count;
+    uint64_t piece_count;
+} lofi_chunk;
+
+/*
+ * Chunk number `index` of `total_count` elements, with chunks of at most `chunk_count` elements
+ * (rounded up to a multiple of nodes * local_size). LOFI_INVALID past the last chunk or for sizes < 1.
+ * lofi_chunk_total gives the number of chunks; 0 for bad sizes or total_count 0.
+ */
+lofi_status lofi_chunk_at(uint64_t total_count, int nodes, int local_size, uint64_t chunk_count,
+                          uint64_t index, lofi_chunk *chunk);
+uint64_t lofi_chunk_total(uint64_t total_count, int nodes, int local_size, uint64_t chunk_count);
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* LOFI_H */
