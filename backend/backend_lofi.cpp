@@ -1,0 +1,568 @@
+// SPDX-License-Identifier: MIT
+#include "backend_lofi.hpp"
+
+#include <ATen/core/LegacyTypeDispatch.h>
+
+#include "adjust.hpp"
+#include "check.hpp"
+#include "convert.hpp"
+#include "session.hpp"
+#include "work_lofi.hpp"
+
+namespace lofi {
+namespace {
+
+c10::DeviceType device_of(const Tensors& tensors) {
+    return tensors.empty() ? c10::DeviceType::CPU : tensors.front().device().type();
+}
+
+bool holds_bool(const Tensors& tensors) {
+    return !tensors.empty() && tensors.front().scalar_type() == at::kBool;
+}
+
+const Tensors& front_or_empty(const TensorLists& lists) {
+    static const Tensors none;
+    return lists.empty() ? none : lists.front();
+}
+
+c10::DeviceType device_of(const c10d::BarrierOptions& opts, std::optional<at::Device> bound) {
+    if (opts.device) return opts.device->type();
+    if (!opts.device_ids.empty()) return c10::DeviceType::CUDA;
+    return bound ? bound->type() : c10::DeviceType::CPU;
+}
+
+// Fills outputs[r] of every member r from that of the first member with r's place.
+void tile(const lofi_group* group, const std::vector<int>& primaries, Tensors& outputs) {
+    for (int rank = 0; rank < lofi_group_size(group); ++rank) {
+        const int from = primaries[lofi_group_place(group, rank)];
+        if (from != rank) outputs[rank].copy_(outputs[from], /*non_blocking=*/true);
+    }
+}
+
+// The same for one tensor with the members' slots one after another; `local` has the slots of
+// this node's places.
+void tile_single(const lofi_group* group, const at::Tensor& local, at::Tensor& output) {
+    auto slots = output.view({lofi_group_size(group), -1});
+    auto places = local.view({lofi_group_local_size(group), -1});
+    for (int rank = 0; rank < lofi_group_size(group); ++rank) {
+        slots[rank].copy_(places[lofi_group_place(group, rank)], /*non_blocking=*/true);
+    }
+}
+
+at::Tensor local_output(const lofi_group* group, const at::Tensor& input) {
+    return at::empty({lofi_group_local_size(group), input.numel()}, input.options());
+}
+
+void check_slots(const lofi_group* group, const at::Tensor& output, const at::Tensor& input) {
+    TORCH_CHECK(output.is_contiguous(), "lofi: the output of all_gather must be contiguous");
+    TORCH_CHECK(output.numel() == input.numel() * lofi_group_size(group),
+                "lofi: the output of all_gather must hold ", lofi_group_size(group), " x ",
+                input.numel(), " elements (members x input), got ", output.numel());
+}
+
+}  // namespace
+
+BackendLofi::BackendLofi(Config config)
+    : c10d::Backend(lofi_group_rank(config.group.get()), lofi_group_size(config.group.get())),
+      group_(std::move(config.group)),
+      single_(lofi_group_node_count(group_.get()) == 1),
+      strict_(config.strict),
+      coalesces_cuda_(config.coalesces_cuda),
+      inners_(std::move(config.source), single_, [this](c10d::Backend& inner) { dress(inner); }),
+      options_(c10::make_intrusive<Options>("lofi", config.timeout)) {
+    options_->group_name = config.name;
+    for (int rank = 0; rank < size_; ++rank) {
+        options_->global_ranks_in_group.push_back(lofi_group_global_rank(group_.get(), rank));
+    }
+}
+
+// Inner backends come late, so what the user set on the group meanwhile is repeated on them.
+void BackendLofi::dress(c10d::Backend& inner) const {
+    if (!getGroupUid().empty()) inner.setGroupUid(getGroupUid());
+    if (timeout_was_set_) inner.setTimeout(options_->timeout);
+    if (bound_device_id_) inner.setBoundDeviceId(bound_device_id_);
+}
+
+BackendLofi::Step BackendLofi::begin(const Call& call) {
+    Step step{{LOFI_DO_REAL, LOFI_ADJUST_NONE, 1, 0, call.root, call.peer}, nullptr};
+    if (!single_) {
+        lofi_call asked = LOFI_CALL_INIT;
+        asked.collective = call.collective;
+        asked.op = call.op;
+        asked.is_bool = call.is_bool;
+        asked.root = call.root;
+        asked.peer = call.peer;
+        asked.issuer = issuer();
+        asked.scope = lofi_session_scope(session());
+        asked.strict = strict_;
+        check(lofi_mirror_plan(group_.get(), &asked, &step.plan));
+        if (step.plan.action == LOFI_DO_IMPLICIT) {
+            inners_.source().before_implicit(lofi_collective_name(call.collective));
+        }
+    }
+    const bool crosses =
+        !single_ && (step.plan.action == LOFI_DO_REAL || step.plan.action == LOFI_DO_IMPLICIT);
+    const bool to_peer = call.collective == LOFI_SEND;
+    lofi_session_count(session(), crosses ? LOFI_SCOPE_WORLD : LOFI_SCOPE_NODE, -1,
+                       crosses ? lofi_cross_bytes(group_.get(), call.collective,
+                                                  to_peer ? call.peer : call.root, call.bytes)
+                               : 0);
+    ++sequence_;
+    if (step.is_nothing()) return step;
+
+    step.inner = inners_.get(call.device, step.is_local() ? Span::node : Span::world);
+    if (coalescing_ && step.inner->supportsCoalescing()) {
+        auto& started = coalescing_->started;
+        if (std::find(started.begin(), started.end(), step.inner) == started.end()) {
+            step.inner->startCoalescing();
+            started.push_back(step.inner);
+        }
+    }
+    return step;
+}
+
+// Every inner collective passes here: while coalescing, works that the inner backend does not
+// coalesce itself are kept for endCoalescing.
+WorkPtr BackendLofi::issued(const Step& step, WorkPtr work) {
+    if (coalescing_ && !step.inner->supportsCoalescing() && work) {
+        coalescing_->works.push_back(work);
+    }
+    return work;
+}
+
+WorkPtr BackendLofi::then(const Step& step, WorkPtr work, std::function<void()> finish,
+                          c10d::OpType type) {
+    TORCH_CHECK(!(coalescing_ && step.inner->supportsCoalescing()),
+                "lofi: a gather over nodes can't be coalesced with other collectives; issue it "
+                "outside of the coalescing manager");
+    return issued(step, c10::make_intrusive<WorkLofi>(std::move(work), std::move(finish), type));
+}
+
+std::vector<int> BackendLofi::primaries() const {
+    std::vector<int> first(lofi_group_local_size(group_.get()), -1);
+    for (int rank = size_ - 1; rank >= 0; --rank) {
+        first[lofi_group_place(group_.get(), rank)] = rank;
+    }
+    return first;
+}
+
+WorkPtr BackendLofi::broadcast(Tensors& tensors, const c10d::BroadcastOptions& opts) {
+    auto step = begin({.collective = LOFI_BROADCAST,
+                       .device = device_of(tensors),
+                       .bytes = bytes_of(tensors),
+                       .root = static_cast<int>(opts.rootRank)});
+    auto local = opts;
+    if (step.is_local()) local.rootRank = step.plan.root;
+    return issued(step, step.inner->broadcast(tensors, local));
+}
+
+WorkPtr BackendLofi::allreduce(Tensors& tensors, const c10d::AllreduceOptions& opts) {
+    auto step = begin({.collective = LOFI_ALL_REDUCE,
+                       .device = device_of(tensors),
+                       .bytes = bytes_of(tensors),
+                       .op = op_of(opts.reduceOp),
+                       .is_bool = holds_bool(tensors)});
+    auto local = opts;
+    local.reduceOp = adjust(step.plan, tensors, opts.reduceOp);
+    return issued(step, step.inner->allreduce(tensors, local));
+}
+
+WorkPtr BackendLofi::allreduce_sparse(Tensors& tensors, const c10d::AllreduceOptions& opts) {
+    auto step = begin({.collective = LOFI_ALL_REDUCE,
+                       .device = device_of(tensors),
+                       .op = op_of(opts.reduceOp)});
+    auto local = opts;
+    local.reduceOp = adjust(step.plan, tensors, opts.reduceOp);
+    return issued(step, step.inner->allreduce_sparse(tensors, local));
+}
+
+WorkPtr BackendLofi::allreduce_coalesced(Tensors& tensors,
+                                         const c10d::AllreduceCoalescedOptions& opts) {
+    auto step = begin({.collective = LOFI_ALL_REDUCE,
+                       .device = device_of(tensors),
+                       .bytes = bytes_of(tensors),
+                       .op = op_of(opts.reduceOp),
+                       .is_bool = holds_bool(tensors)});
+    auto local = opts;
+    local.reduceOp = adjust(step.plan, tensors, opts.reduceOp);
+    return issued(step, step.inner->allreduce_coalesced(tensors, local));
+}
+
+WorkPtr BackendLofi::reduce(Tensors& tensors, const c10d::ReduceOptions& opts) {
+    auto step = begin({.collective = LOFI_REDUCE,
+                       .device = device_of(tensors),
+                       .bytes = bytes_of(tensors),
+                       .op = op_of(opts.reduceOp),
+                       .is_bool = holds_bool(tensors),
+                       .root = static_cast<int>(opts.rootRank)});
+    if (step.is_nothing()) return done_work(tensors);
+    if (!step.is_local()) return issued(step, step.inner->reduce(tensors, opts));
+
+    auto local = opts;
+    local.rootRank = step.plan.root;
+    // A reduce writes to the root's tensor only, so the others' must not be scaled in place.
+    Tensors inputs = tensors;
+    if (step.plan.adjust != LOFI_ADJUST_NONE && rank_ != opts.rootRank) {
+        for (auto& input : inputs) input = input.clone();
+    }
+    local.reduceOp = adjust(step.plan, inputs, opts.reduceOp);
+    return issued(step, step.inner->reduce(inputs, local));
+}
+
+WorkPtr BackendLofi::allgather(TensorLists& outputs, Tensors& inputs,
+                               const c10d::AllgatherOptions& opts) {
+    auto step = begin({.collective = LOFI_ALL_GATHER,
+                       .device = device_of(inputs),
+                       .bytes = bytes_of(inputs)});
+    if (!step.is_local()) return issued(step, step.inner->allgather(outputs, inputs, opts));
+
+    TORCH_CHECK(outputs.size() == 1 && outputs[0].size() == static_cast<size_t>(size_),
+                "lofi: all_gather needs one output tensor for each of the ", size_, " members");
+    const auto first = primaries();
+    TensorLists local(1);
+    for (int rank : first) local[0].push_back(outputs[0][rank]);
+    auto work = step.inner->allgather(local, inputs, opts);
+    return then(
+        step, work,
+        [group = group_, first, all = outputs[0]]() mutable { tile(group.get(), first, all); },
+        c10d::OpType::ALLGATHER);
+}
+
+WorkPtr BackendLofi::LOFI_ALL_GATHER_SINGLE(at::Tensor& output, at::Tensor& input,
+                                            const c10d::AllgatherOptions& opts) {
+    auto step = begin({.collective = LOFI_ALL_GATHER,
+                       .device = input.device().type(),
+                       .bytes = bytes_of({input})});
+    if (!step.is_local()) {
+        return issued(step, step.inner->LOFI_ALL_GATHER_SINGLE(output, input, opts));
+    }
+    check_slots(group_.get(), output, input);
+    auto local = local_output(group_.get(), input);
+    auto work = step.inner->LOFI_ALL_GATHER_SINGLE(local, input, opts);
+    return then(
+        step, work,
+        [group = group_, local, output]() mutable { tile_single(group.get(), local, output); },
+        c10d::OpType::_ALLGATHER_BASE);
+}
+
+// outputs[r][i] is what member r gave as inputs[i].
+WorkPtr BackendLofi::allgather_coalesced(TensorLists& outputs, Tensors& inputs,
+                                         const c10d::AllgatherOptions& opts) {
+    auto step = begin({.collective = LOFI_ALL_GATHER,
+                       .device = device_of(inputs),
+                       .bytes = bytes_of(inputs)});
+    if (!step.is_local()) {
+        return issued(step, step.inner->allgather_coalesced(outputs, inputs, opts));
+    }
+    TORCH_CHECK(outputs.size() == static_cast<size_t>(size_),
+                "lofi: all_gather_coalesced needs one output list for each of the ", size_,
+                " members");
+    const auto first = primaries();
+    TensorLists local;
+    for (int rank : first) local.push_back(outputs[rank]);
+    auto work = step.inner->allgather_coalesced(local, inputs, opts);
+    return then(
+        step, work,
+        [group = group_, first, all = outputs, count = inputs.size()]() {
+            for (size_t i = 0; i < count; ++i) {
+                Tensors column;
+                for (const auto& list : all) column.push_back(list.at(i));
+                tile(group.get(), first, column);
+            }
+        },
+        c10d::OpType::ALLGATHER_COALESCED);
+}
+
+WorkPtr BackendLofi::LOFI_ALL_GATHER_SINGLE_COALESCED(Tensors& outputs, Tensors& inputs,
+                                                      const c10d::AllgatherOptions& opts) {
+    auto step = begin({.collective = LOFI_ALL_GATHER,
+                       .device = device_of(inputs),
+                       .bytes = bytes_of(inputs)});
+    if (!step.is_local()) {
+        return issued(step, step.inner->LOFI_ALL_GATHER_SINGLE_COALESCED(outputs, inputs, opts));
+    }
+    TORCH_CHECK(outputs.size() == inputs.size(),
+                "lofi: a coalesced all_gather needs as many outputs as inputs");
+    Tensors local;
+    for (size_t i = 0; i < inputs.size(); ++i) {
+        check_slots(group_.get(), outputs[i], inputs[i]);
+        local.push_back(local_output(group_.get(), inputs[i]));
+    }
+    auto work = step.inner->LOFI_ALL_GATHER_SINGLE_COALESCED(local, inputs, opts);
+    return then(
+        step, work,
+        [group = group_, local, outputs]() mutable {
+            for (size_t i = 0; i < local.size(); ++i) {
+                tile_single(group.get(), local[i], outputs[i]);
+            }
+        },
+        c10d::OpType::ALLGATHER_INTO_TENSOR_COALESCED);
+}
+
+WorkPtr BackendLofi::gather(TensorLists& outputs, Tensors& inputs,
+                            const c10d::GatherOptions& opts) {
+    auto step = begin({.collective = LOFI_GATHER,
+                       .device = device_of(inputs),
+                       .bytes = bytes_of(inputs),
+                       .root = static_cast<int>(opts.rootRank)});
+    if (step.is_nothing()) return done_work(inputs);
+    if (!step.is_local()) return issued(step, step.inner->gather(outputs, inputs, opts));
+
+    auto local_opts = opts;
+    local_opts.rootRank = step.plan.root;
+    TensorLists local;
+    if (rank_ != opts.rootRank) {
+        return issued(step, step.inner->gather(local, inputs, local_opts));
+    }
+    TORCH_CHECK(outputs.size() == 1 && outputs[0].size() == static_cast<size_t>(size_),
+                "lofi: gather needs one output tensor for each of the ", size_,
+                " members at the root");
+    const auto first = primaries();
+    local.resize(1);
+    for (int rank : first) local[0].push_back(outputs[0][rank]);
+    auto work = step.inner->gather(local, inputs, local_opts);
+    return then(
+        step, work,
+        [group = group_, first, all = outputs[0]]() mutable { tile(group.get(), first, all); },
+        c10d::OpType::GATHER);
+}
+
+#ifdef LOFI_HAS_GATHER_SINGLE
+WorkPtr BackendLofi::gather_single(at::Tensor& output, at::Tensor& input,
+                                   const c10d::GatherOptions& opts) {
+    auto step = begin({.collective = LOFI_GATHER,
+                       .device = input.device().type(),
+                       .bytes = bytes_of({input}),
+                       .root = static_cast<int>(opts.rootRank)});
+    if (step.is_nothing()) return done_work({input});
+    if (!step.is_local()) return issued(step, step.inner->gather_single(output, input, opts));
+
+    auto local_opts = opts;
+    local_opts.rootRank = step.plan.root;
+    if (rank_ != opts.rootRank) {
+        return issued(step, step.inner->gather_single(output, input, local_opts));
+    }
+    check_slots(group_.get(), output, input);
+    auto local = local_output(group_.get(), input);
+    auto work = step.inner->gather_single(local, input, local_opts);
+    return then(
+        step, work,
+        [group = group_, local, output]() mutable { tile_single(group.get(), local, output); },
+        c10d::OpType::GATHER);
+}
+#endif
+
+WorkPtr BackendLofi::scatter(Tensors& outputs, TensorLists& inputs,
+                             const c10d::ScatterOptions& opts) {
+    auto step = begin({.collective = LOFI_SCATTER,
+                       .device = device_of(outputs),
+                       .bytes = bytes_of(outputs),
+                       .root = static_cast<int>(opts.rootRank)});
+    return issued(step, step.inner->scatter(outputs, inputs, opts));
+}
+
+// reduce_scatter and all_to_all give each member data of its own. Mirrored, a member would act on
+// slots that nobody in its node holds, so the plan refuses them while nodes train apart.
+WorkPtr BackendLofi::reduce_scatter(Tensors& outputs, TensorLists& inputs,
+                                    const c10d::ReduceScatterOptions& opts) {
+    auto step = begin({.collective = LOFI_REDUCE_SCATTER,
+                       .device = device_of(outputs),
+                       .bytes = bytes_of(front_or_empty(inputs)),
+                       .op = op_of(opts.reduceOp)});
+    return issued(step, step.inner->reduce_scatter(outputs, inputs, opts));
+}
+
+WorkPtr BackendLofi::LOFI_REDUCE_SCATTER_SINGLE(at::Tensor& output, at::Tensor& input,
+                                                const c10d::ReduceScatterOptions& opts) {
+    auto step = begin({.collective = LOFI_REDUCE_SCATTER,
+                       .device = input.device().type(),
+                       .bytes = bytes_of({input}),
+                       .op = op_of(opts.reduceOp)});
+    return issued(step, step.inner->LOFI_REDUCE_SCATTER_SINGLE(output, input, opts));
+}
+
+WorkPtr BackendLofi::LOFI_REDUCE_SCATTER_SINGLE_COALESCED(
+    Tensors& outputs, Tensors& inputs, const c10d::ReduceScatterOptions& opts) {
+    auto step = begin({.collective = LOFI_REDUCE_SCATTER,
+                       .device = device_of(inputs),
+                       .bytes = bytes_of(inputs),
+                       .op = op_of(opts.reduceOp)});
+    return issued(step, step.inner->LOFI_REDUCE_SCATTER_SINGLE_COALESCED(outputs, inputs, opts));
+}
+
+WorkPtr BackendLofi::LOFI_ALL_TO_ALL_SINGLE(at::Tensor& output, at::Tensor& input,
+                                            std::vector<int64_t>& output_splits,
+                                            std::vector<int64_t>& input_splits,
+                                            const c10d::AllToAllOptions& opts) {
+    auto step = begin({.collective = LOFI_ALL_TO_ALL,
+                       .device = input.device().type(),
+                       .bytes = bytes_of({input})});
+    return issued(step, step.inner->LOFI_ALL_TO_ALL_SINGLE(output, input, output_splits,
+                                                           input_splits, opts));
+}
+
+WorkPtr BackendLofi::alltoall(Tensors& outputs, Tensors& inputs,
+                              const c10d::AllToAllOptions& opts) {
+    auto step = begin({.collective = LOFI_ALL_TO_ALL,
+                       .device = device_of(inputs),
+                       .bytes = bytes_of(inputs)});
+    return issued(step, step.inner->alltoall(outputs, inputs, opts));
+}
+
+WorkPtr BackendLofi::send(Tensors& tensors, int peer, int tag) {
+    auto step = begin({.collective = LOFI_SEND,
+                       .device = device_of(tensors),
+                       .bytes = bytes_of(tensors),
+                       .peer = peer});
+    return issued(step, step.inner->send(tensors, step.is_local() ? step.plan.peer : peer, tag));
+}
+
+WorkPtr BackendLofi::recv(Tensors& tensors, int peer, int tag) {
+    auto step = begin({.collective = LOFI_RECV, .device = device_of(tensors), .peer = peer});
+    return issued(step, step.inner->recv(tensors, step.is_local() ? step.plan.peer : peer, tag));
+}
+
+WorkPtr BackendLofi::recvAnysource(Tensors& tensors, int tag) {
+    auto step = begin({.collective = LOFI_RECV_ANY, .device = device_of(tensors)});
+    auto work = step.inner->recvAnysource(tensors, tag);
+    if (step.is_local()) {
+        const int node = lofi_group_node_of(group_.get(), rank_);
+        work = c10::make_intrusive<WorkFromAny>(std::move(work), [group = group_, node](int place) {
+            return lofi_group_member(group.get(), node, place);
+        });
+    }
+    return issued(step, work);
+}
+
+WorkPtr BackendLofi::barrier(const c10d::BarrierOptions& opts) {
+    auto step = begin({.collective = LOFI_BARRIER, .device = device_of(opts, getBoundDeviceId())});
+    return issued(step, step.inner->barrier(opts));
+}
+
+void BackendLofi::monitoredBarrier(const c10d::BarrierOptions& opts, bool wait_all_ranks) {
+    auto step = begin({.collective = LOFI_BARRIER, .device = c10::DeviceType::CPU});
+    step.inner->monitoredBarrier(opts, wait_all_ranks);
+}
+
+c10::intrusive_ptr<c10d::Backend> BackendLofi::split(const c10::intrusive_ptr<c10d::Store>& store,
+                                                     const std::vector<int>& ranks,
+                                                     const c10::intrusive_ptr<Options>& opts) {
+    if (std::find(ranks.begin(), ranks.end(), rank_) == ranks.end()) return nullptr;
+    std::vector<int> global_ranks;
+    for (int rank : ranks) {
+        TORCH_CHECK_VALUE(rank >= 0 && rank < size_, "lofi: split names rank ", rank,
+                          " of a group of ", size_);
+        global_ranks.push_back(lofi_group_global_rank(group_.get(), rank));
+    }
+    return inners_.source().split(store, global_ranks, opts ? opts : options_);
+}
+
+// One backend serves cpu and cuda, and c10d does not say for which it coalesces. NCCL's calls are
+// grouped by NCCL; gloo's are issued at once and waited for together.
+void BackendLofi::startCoalescing() {
+    TORCH_CHECK(coalesces_cuda_, "lofi: coalescing needs a CUDA backend; gloo has none");
+    coalescing_.emplace();
+}
+
+WorkPtr BackendLofi::endCoalescing() {
+    TORCH_CHECK(coalescing_, "lofi: endCoalescing without startCoalescing");
+    Coalescing ended = std::move(*coalescing_);
+    coalescing_.reset();
+    for (auto& inner : ended.started) {
+        if (auto work = inner->endCoalescing()) ended.works.push_back(work);
+    }
+    if (ended.works.size() == 1) return ended.works.front();
+    return c10::make_intrusive<WorkAll>(std::move(ended.works));
+}
+
+uint64_t BackendLofi::getSequenceNumberForGroup() {
+    if (!single_) return sequence_;
+    auto existing = inners_.existing();
+    return existing.empty() ? 0 : existing.front()->getSequenceNumberForGroup();
+}
+
+void BackendLofi::setTimeout(std::chrono::milliseconds timeout) {
+    options_->timeout = timeout;
+    timeout_was_set_ = true;
+    for (auto& inner : inners_.existing()) inner->setTimeout(timeout);
+}
+
+void BackendLofi::setGroupUid(const std::string& uid) {
+    c10d::Backend::setGroupUid(uid);
+    for (auto& inner : inners_.existing()) inner->setGroupUid(uid);
+}
+
+void BackendLofi::eagerConnectSingleDevice(at::Device device) {
+    inners_.get(device.type(), Span::node)->eagerConnectSingleDevice(device);
+}
+
+void BackendLofi::enableCollectivesTiming() {
+    for (auto& inner : inners_.existing()) inner->enableCollectivesTiming();
+}
+
+void BackendLofi::waitForPendingWorks() {
+    for (auto& inner : inners_.existing()) inner->waitForPendingWorks();
+}
+
+c10d::ErrorType BackendLofi::getError() {
+    for (auto& inner : inners_.existing()) {
+        const auto error = inner->getError();
+        if (error != c10d::ErrorType::SUCCESS) return error;
+    }
+    return c10d::ErrorType::SUCCESS;
+}
+
+// Communication memory and its accounting are NCCL's: the node's communicator answers.
+c10::intrusive_ptr<c10d::Backend> BackendLofi::cuda_inner(const char* what) {
+    TORCH_CHECK(coalesces_cuda_, "lofi: ", what, " needs a CUDA backend; this process has none");
+    return inners_.get(c10::DeviceType::CUDA, Span::node);
+}
+
+std::shared_ptr<c10::Allocator> BackendLofi::getMemAllocator() {
+    return cuda_inner("getMemAllocator")->getMemAllocator();
+}
+
+at::Tensor BackendLofi::allocateTensor(long size, at::TensorOptions options) {
+    return cuda_inner("allocateTensor")->allocateTensor(size, options);
+}
+
+bool BackendLofi::supportsTensorAlloc(c10::DeviceIndex device) {
+    return coalesces_cuda_ && cuda_inner("supportsTensorAlloc")->supportsTensorAlloc(device);
+}
+
+void BackendLofi::abort() {
+    for (auto& inner : inners_.existing()) inner->abort();
+}
+
+void BackendLofi::shutdown() {
+    for (auto& inner : inners_.existing()) inner->shutdown();
+}
+
+#ifdef LOFI_HAS_SUSPEND
+void BackendLofi::suspend() {
+    for (auto& inner : inners_.existing()) inner->suspend();
+}
+
+void BackendLofi::resume() {
+    for (auto& inner : inners_.existing()) inner->resume();
+}
+
+std::unordered_map<std::string, uint64_t> BackendLofi::getMemoryStats() {
+    return cuda_inner("getMemoryStats")->getMemoryStats();
+}
+#endif
+
+#ifdef LOFI_HAS_EPHEMERAL_TIMEOUT
+void BackendLofi::addEphemeralTimeout(const std::chrono::milliseconds& timeout) {
+    for (auto& inner : inners_.existing()) inner->addEphemeralTimeout(timeout);
+}
+#endif
+
+#ifdef LOFI_HAS_VIRTUAL_BOUND_DEVICE
+void BackendLofi::setBoundDeviceId(std::optional<at::Device> device) {
+    c10d::Backend::setBoundDeviceId(device);
+    for (auto& inner : inners_.existing()) inner->setBoundDeviceId(device);
+}
+#endif
+
+}  // namespace lofi

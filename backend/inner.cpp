@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: MIT
+#include "inner.hpp"
+
+namespace lofi {
+
+const char* name_of(Span span) {
+    static constexpr std::array<const char*, kSpanCount> names{"node", "world", "column"};
+    return names[static_cast<size_t>(span)];
+}
+
+c10::intrusive_ptr<c10d::Backend> Inners::find(c10::DeviceType device, Span span) const {
+    std::lock_guard<std::mutex> lock(mutex_);
+    for (const Entry& entry : entries_) {
+        if (entry.device == device && entry.span == span) return entry.backend;
+    }
+    return nullptr;
+}
+
+c10::intrusive_ptr<c10d::Backend> Inners::get(c10::DeviceType device, Span span) {
+    if (single_ && span == Span::world) span = Span::node;
+    if (auto backend = find(device, span)) return backend;
+
+    // Two threads that both need a backend must not both rendezvous: the other ranks make one.
+    std::lock_guard<std::mutex> making(making_);
+    if (auto backend = find(device, span)) return backend;
+    auto backend = source_->make(device, span);
+    dress_(*backend);
+    std::lock_guard<std::mutex> lock(mutex_);
+    entries_.push_back({device, span, backend});
+    return backend;
+}
+
+std::vector<c10::intrusive_ptr<c10d::Backend>> Inners::existing() const {
+    std::lock_guard<std::mutex> lock(mutex_);
+    std::vector<c10::intrusive_ptr<c10d::Backend>> backends;
+    for (const Entry& entry : entries_) backends.push_back(entry.backend);
+    return backends;
+}
+
+}  // namespace lofi

@@ -1,0 +1,74 @@
+// SPDX-License-Identifier: MIT
+//
+// The seam to the backends that torch ships. lofi moves no bytes itself: a gloo or NCCL group of
+// the ranks that take part does. Which class that is, and with which options, is decided in
+// Python, where ProcessGroupGloo can be made (its headers are not in the torch wheel) and where a
+// test can hand in a double.
+#pragma once
+
+#include <array>
+#include <functional>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include <torch/csrc/distributed/c10d/Backend.hpp>
+#include <torch/csrc/distributed/c10d/Store.hpp>
+
+namespace lofi {
+
+// Which ranks of a group an inner backend connects.
+enum class Span : uint8_t {
+    node,   // the members of the own node, ranked by place
+    world,  // all members, ranked as in the group
+    column  // the members with the own place, one in each node, ranked by node
+};
+constexpr size_t kSpanCount = 3;
+const char* name_of(Span span);
+
+// Makes backends on demand. Called without locks held by lofi; may block for the rendezvous, as
+// the constructor of the backend would.
+class InnerSource {
+   public:
+    virtual ~InnerSource() = default;
+    virtual c10::intrusive_ptr<c10d::Backend> make(c10::DeviceType device, Span span) = 0;
+    // A lofi backend for some of the members, for ProcessGroup::splitGroup.
+    virtual c10::intrusive_ptr<c10d::Backend> split(
+        const c10::intrusive_ptr<c10d::Store>& store, const std::vector<int>& global_ranks,
+        const c10::intrusive_ptr<c10d::Backend::Options>& options) = 0;
+    // Called before a collective of the user crosses nodes while these train apart: compares a
+    // tag with the other nodes, warns once per call site. Throws to refuse.
+    virtual void before_implicit(const std::string& collective) = 0;
+};
+
+// The inner backends of one group, made when first needed, one for each device type and span.
+class Inners {
+   public:
+    // `single`: the group lies inside one node, so that node and world are the same backend.
+    // `dress` brings a new backend up to what was set on the group before it was made.
+    using Dress = std::function<void(c10d::Backend&)>;
+    Inners(std::unique_ptr<InnerSource> source, bool single, Dress dress)
+        : source_(std::move(source)), single_(single), dress_(std::move(dress)) {}
+
+    c10::intrusive_ptr<c10d::Backend> get(c10::DeviceType device, Span span);
+    InnerSource& source() { return *source_; }
+    // Those that exist, in the order of their creation.
+    std::vector<c10::intrusive_ptr<c10d::Backend>> existing() const;
+
+   private:
+    struct Entry {
+        c10::DeviceType device;
+        Span span;
+        c10::intrusive_ptr<c10d::Backend> backend;
+    };
+    c10::intrusive_ptr<c10d::Backend> find(c10::DeviceType device, Span span) const;
+
+    std::unique_ptr<InnerSource> source_;
+    const bool single_;
+    const Dress dress_;
+    mutable std::mutex mutex_;  // guards entries_; never held while a backend is made
+    std::mutex making_;         // one backend is made at a time
+    std::vector<Entry> entries_;
+};
+
+}  // namespace lofi

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: MIT
+//
+// Every difference between the supported releases of torch (2.11 to 2.15), in one place.
+//
+// 2.12 added suspend, resume and getMemoryStats. 2.14 renamed the single-tensor collectives
+// (_allgather_base became all_gather_single, and so on), each old name forwarding to the new one
+// and back, and added gather_single, reconfiguration, windows and abort hooks behind macros. 2.15
+// added isInitialized and completion hooks without a macro.
+#pragma once
+
+#include <torch/version.h>
+
+#define LOFI_TORCH_AT_LEAST(minor) \
+    (TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= (minor)))
+
+#if !LOFI_TORCH_AT_LEAST(11)
+#error "lofi needs torch 2.11 or newer"
+#endif
+
+// The name under which a backend overrides, and calls, the single-tensor collectives.
+#if LOFI_TORCH_AT_LEAST(14)
+#define LOFI_ALL_GATHER_SINGLE all_gather_single
+#define LOFI_ALL_GATHER_SINGLE_COALESCED all_gather_single_coalesced
+#define LOFI_REDUCE_SCATTER_SINGLE reduce_scatter_single
+#define LOFI_REDUCE_SCATTER_SINGLE_COALESCED reduce_scatter_single_coalesced
+#define LOFI_ALL_TO_ALL_SINGLE all_to_all_single
+#define LOFI_HAS_GATHER_SINGLE 1
+#else
+#define LOFI_ALL_GATHER_SINGLE _allgather_base
+#define LOFI_ALL_GATHER_SINGLE_COALESCED allgather_into_tensor_coalesced
+#define LOFI_REDUCE_SCATTER_SINGLE _reduce_scatter_base
+#define LOFI_REDUCE_SCATTER_SINGLE_COALESCED reduce_scatter_tensor_coalesced
+#define LOFI_ALL_TO_ALL_SINGLE alltoall_base
+#endif
+
+#if LOFI_TORCH_AT_LEAST(12)
+#define LOFI_HAS_SUSPEND 1
+#endif
+
+// The virtuals that took `override` later than 2.11, when they became virtual.
+#if LOFI_TORCH_AT_LEAST(14)
+#define LOFI_HAS_VIRTUAL_BOUND_DEVICE 1
+#define LOFI_HAS_EPHEMERAL_TIMEOUT 1
+#endif

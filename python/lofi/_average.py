@@ -1,0 +1,471 @@
+# SPDX-License-Identifier: MIT
+"""finalize_average: after it, every rank of every node holds the mean of the nodes' weights.
+
+Rank i of each node averages the i-th shard of every chunk with its peers, the ranks at the same
+place in the other nodes: they exchange pieces as bytes (all_to_all), each takes the mean of one
+piece (lofi_mean: in double, in node order, rounded once), the results go back to the peers
+(all_gather) and then to the node (all_gather). A node sends 2 (K-1)/K times the bytes of what
+differs, in the tensors' own dtype. Chunks overlap: while one is averaged, the next is exchanged.
+
+Rejected: all_reduce of the weights. It sums in the dtype, in an order of its own, so that the
+result depends on the transport; and its sum of bf16 weights rounds K - 1 times.
+
+Memory: one copy of the tensors that differ, and about three chunks.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from lofi import _implicit, _world
+from lofi._log import log
+from lofi._native import _C
+from lofi._targets import Item, collect
+
+CHUNK_BYTES = 32 * 1024 * 1024  # of all nodes' shards together; large enough for the wire
+_DIGEST_BYTES = 16
+_UNKNOWN = bytes(_DIGEST_BYTES)
+
+
+@dataclass(frozen=True)
+class Average:
+    """What an average was taken of."""
+
+    nodes: list[int]  # that are in it
+    missing: list[int]  # that are not: they did not come, or their weights were not finite
+    bytes_sent: int  # payload that this rank's node sent to other nodes
+    seconds: float
+    tensors: int  # distinct tensors of the target
+    averaged: int  # of them, those that differed between nodes
+    weights: list[float] = field(default_factory=list)  # of the nodes that are in it
+
+
+def finalize_average(
+    target: Any, *, weight: float = 1.0, timeout: float | None = None
+) -> Average:
+    """Replace the tensors of `target` by their mean over the nodes, in place, on every rank.
+
+    target   a module (DDP, FSDP2 as HSDP, or bare: parameters and buffers), a state dict, tensors,
+             or a list of these. An optimizer means its state; it is averaged only if asked for.
+    weight   of this node: steps taken or samples seen, say; the same on all its ranks, > 0.
+    timeout  seconds to wait for the other nodes; LOFI_TIMEOUT otherwise.
+
+    Collective: every rank of every node calls it with the same kind of target. Floating point is
+    ((w0*x0 + w1*x1) + ...) / sum(w) in float64, in node order, rounded once to the dtype;
+    integers and booleans become the first node's; tensors equal in all nodes are kept as they
+    are and not sent. A buffer that differs between the ranks of a node counts as its first rank's.
+
+    Nothing is overwritten until all of the average has arrived everywhere: an exception leaves
+    this node's own weights. ValueError: the nodes' layouts or first weights differ (names the first
+    tensor and both nodes), or a weight is wrong. DistBackendError: a node did not come in time.
+    RuntimeError: no process group, or a transfer failed.
+    """
+    begun = time.monotonic()
+    world = _world.require()
+    items = collect(target)
+    if not world.spans_nodes:
+        _C.event(_C.EVENT_AVERAGE)
+        _C.event(_C.EVENT_AVERAGE_DONE)
+        return Average([0], [], 0, time.monotonic() - begun, len(items), 0, [float(weight)])
+
+    _meet(world, timeout)
+    _C.event(_C.EVENT_AVERAGE)
+    try:
+        run = _Run(world, items, float(weight), _first_digests(world, target))
+        result = run.average()
+    except BaseException:
+        _C.event(_C.EVENT_AVERAGE_BACK)
+        raise
+    _C.event(_C.EVENT_AVERAGE_DONE)
+    average = Average(
+        nodes=result.nodes,
+        missing=[k for k in range(world.topology.node_count) if k not in result.nodes],
+        bytes_sent=result.bytes_sent,
+        seconds=time.monotonic() - begun,
+        tensors=len(items),
+        averaged=result.averaged,
+        weights=result.weights,
+    )
+    log("info", f"average of nodes {average.nodes} in {average.seconds:.2f} s")
+    return average
+
+
+def digests_of(target: Any) -> dict[str, bytes]:
+    """A fingerprint of each tensor, by name."""
+    return {item.name: _C.digest(_host(item.tensor)) for item in collect(target)}
+
+
+def _host(tensor: torch.Tensor) -> torch.Tensor:
+    """The values, contiguous, on the CPU: the tensor itself where it is that already."""
+    return tensor.detach().to("cpu").contiguous()
+
+
+def _first_digests(world: _world.World, target: Any) -> dict[str, bytes]:
+    """The fingerprints of the weights that training began with, where lofi saw it begin."""
+    if isinstance(target, torch.nn.Module):
+        for model, digests in world.trained_models.items():
+            if target is model or target is getattr(model, "module", None):
+                return digests
+    return {}
+
+
+def _meet(world: _world.World, timeout: float | None) -> None:
+    """Wait until every rank is here, by the store: no collective begins that can't end."""
+    limit = world.settings.timeout if timeout is None else timeout
+    world.averages += 1
+    # A node that waits at a broadcast of its own shall learn at once that this one is past it.
+    default = _world.backend_of(None)
+    if default is not None:
+        default.source.checker.announce("finalize_average")
+    store = dist.PrefixStore(f"lofi/average/{world.averages}", world.store)
+    store.set(str(world.rank), b"here")
+    others = [str(rank) for rank in range(world.topology.world_size)]
+    what = f"node {world.node} waits at finalize_average for the other nodes"
+    if _implicit.wait_for(store, others, limit, what):
+        return
+    size = world.topology.node_size
+    late = sorted({int(rank) // size for rank in others if not store.check([rank])})
+    raise dist.DistBackendError(
+        f"lofi.finalize_average: node(s) {late} did not come within {limit:g} s (LOFI_TIMEOUT); "
+        "this node keeps its own weights. Call it again when they are back, or give it a longer "
+        "timeout="
+    )
+
+
+@dataclass
+class _Part:
+    """Tensors of one dtype that are averaged as one row of elements."""
+
+    items: list[Item]
+    sources: list[torch.Tensor]  # what this node puts in for each, flat, on the CPU
+    is_shard: bool
+    result: torch.Tensor | None = None
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.sources[0].dtype
+
+    @property
+    def count(self) -> int:
+        return sum(source.numel() for source in self.sources)
+
+    def read(self, begin: int, out: torch.Tensor) -> None:
+        """Copy elements begin ... begin + len(out) of the row; zeros past its end."""
+        filled, offset = 0, 0
+        for source in self.sources:
+            first = max(begin + filled - offset, 0)
+            if first < source.numel() and filled < out.numel() and begin + filled >= offset:
+                count = min(source.numel() - first, out.numel() - filled)
+                out[filled : filled + count] = source[first : first + count]
+                filled += count
+            offset += source.numel()
+        out[filled:].zero_()
+
+    def results(self) -> Iterator[tuple[Item, torch.Tensor]]:
+        offset = 0
+        for item, source in zip(self.items, self.sources, strict=True):
+            yield item, self.result[offset : offset + source.numel()]
+            offset += source.numel()
+
+
+@dataclass
+class _Result:
+    nodes: list[int]
+    weights: list[float]
+    averaged: int
+    bytes_sent: int
+
+
+class _Run:
+    """One average, on one rank. The steps of `average` are collective, in this order."""
+
+    def __init__(
+        self, world: _world.World, items: list[Item], weight: float, first: dict[str, bytes]
+    ):
+        self.items, self.weight, self.first = items, weight, first
+        self.topology = world.topology
+        self.nodes, self.node_size = world.topology.node_count, world.topology.node_size
+        self.node, self.place = world.node, world.rank % world.topology.node_size
+        backend = _average_backend(world)
+        self.world_inner = backend.inner("cpu", "world")
+        self.node_inner = backend.inner("cpu", "node")
+        self.column_inner = backend.inner("cpu", "column")
+        self.store = world.store
+        self.number = world.averages
+        self.bytes_sent = 0
+
+    def average(self) -> _Result:
+        weights = self._agree_on_layout()
+        differing, own = self._find_differences()
+        members = self._agree_on_members(differing, own, weights)
+        chosen = [weights[node] for node in members]
+        parts = list(self._parts(differing, own))
+        for part in parts:
+            self._exchange(part, members, chosen)
+        sent = self._agree_that_all_arrived()
+        self._commit(parts, own, differing)
+        return _Result(members, chosen, len(differing), sent)
+
+    # -- agreement ----------------------------------------------------------------------------
+
+    def _gather(self, mine: bytes) -> list[bytes]:
+        """The bytes of every rank, in rank order; the same length everywhere."""
+        size = self.topology.world_size
+        source = torch.frombuffer(bytearray(mine), dtype=torch.uint8)
+        gathered = torch.empty(size * len(mine), dtype=torch.uint8)
+        self.world_inner._allgather_base(gathered, source).wait()
+        self._count(len(mine) * (self.nodes - 1))
+        data = gathered.numpy().tobytes()
+        return [data[i * len(mine) : (i + 1) * len(mine)] for i in range(size)]
+
+    def _count(self, sent: int) -> None:
+        _C.count(_C.SCOPE_WORLD, _C.FOR_AVERAGE, sent)
+        self.bytes_sent += sent
+
+    def _agree_on_layout(self) -> list[float]:
+        """Names, shapes, dtypes and first weights are the same everywhere; the nodes' weights."""
+        layout = [item.describe() for item in self.items]
+        firsts = [self.first.get(item.name, _UNKNOWN) for item in self.items]
+        record = (
+            hashlib.sha256("\n".join(layout).encode()).digest()
+            + hashlib.sha256(b"".join(firsts) if self.first else b"").digest()
+            + bytes([bool(self.first)])
+            + torch.tensor([self.weight], dtype=torch.float64).numpy().tobytes()
+        )
+        records = self._gather(record)
+        self._compare(records, slice(0, 32), layout, "the layout of the target")
+        if all(record[64] for record in records):
+            lines = [
+                f"{item.name} {first.hex()}"
+                for item, first in zip(self.items, firsts, strict=True)
+                if not item.is_shard
+            ]
+            self._compare(records, slice(32, 64), lines, "the weights that training began with")
+        weights = [
+            float(torch.frombuffer(bytearray(record[65:]), dtype=torch.float64)[0])
+            for record in records
+        ]
+        for node in range(self.nodes):
+            of_node = weights[node * self.node_size : (node + 1) * self.node_size]
+            if len(set(of_node)) > 1 and not any(w != w for w in of_node):
+                raise ValueError(
+                    f"lofi.finalize_average: the ranks of node {node} give different weights "
+                    f"{of_node}; weight= belongs to the node"
+                )
+        return weights[:: self.node_size]
+
+    def _compare(self, records: list[bytes], part: slice, lines: list[str], what: str) -> None:
+        """Raise on every rank, with the same words, if some rank's record differs from rank 0's."""
+        other = next((r for r, rec in enumerate(records) if rec[part] != records[0][part]), None)
+        if other is None:
+            return
+        store = dist.PrefixStore(f"lofi/average/{self.number}/{what}", self.store)
+        rank = self.topology.rank
+        if rank in (0, other):
+            store.set(str(rank), "\n".join(lines))
+        theirs = [store.get(str(r)).decode().split("\n") for r in (0, other)]
+        first, second = _first_difference(*theirs)
+        nodes = f"node 0 has {first}, node {other // self.node_size}"
+        if other < self.node_size:
+            nodes = f"rank 0 has {first}, rank {other} of the same node"
+        raise ValueError(
+            f"lofi.finalize_average: {what} differs: {nodes} has {second}. Nothing was changed; "
+            "average models of the same architecture that began from the same weights"
+        )
+
+    def _find_differences(self) -> tuple[list[int], dict[int, torch.Tensor]]:
+        """Which tensors differ between nodes; and this node's value of those that differ inside it."""
+        mine = b"".join(_C.digest(_host(item.tensor)) for item in self.items)
+        tables = self._gather(mine)
+
+        def digest(rank: int, index: int) -> bytes:
+            return tables[rank][index * _DIGEST_BYTES : (index + 1) * _DIGEST_BYTES]
+
+        differing, own = [], {}
+        for index, item in enumerate(self.items):
+            # A node's value is its first rank's; of a shard, each place has one of its own.
+            places = range(self.node_size) if item.is_shard else (0,)
+            if any(
+                digest(node * self.node_size + place, index) != digest(place, index)
+                for node in range(self.nodes)
+                for place in places
+            ):
+                differing.append(index)
+            if not item.is_shard and any(
+                digest(rank, index) != digest(rank - rank % self.node_size, index)
+                for rank in range(self.topology.world_size)
+            ):
+                own[index] = self._first_of_node(item)
+        return differing, own
+
+    def _first_of_node(self, item: Item) -> torch.Tensor:
+        value = _host(item.tensor).clone()
+        options = dist.BroadcastOptions()
+        options.rootRank = 0
+        self.node_inner.broadcast([value.view(-1)], options).wait()
+        if isinstance(item.tensor, torch.nn.Parameter) or item.tensor.requires_grad:
+            log("warn", f"the ranks of node {self.node} hold different values of {item.name}")
+        return value
+
+    def _value(self, index: int, own: dict[int, torch.Tensor]) -> torch.Tensor:
+        """What this node puts in for a tensor, contiguous on the CPU."""
+        return own[index] if index in own else _host(self.items[index].tensor)
+
+    def _agree_on_members(
+        self, differing: list[int], own: dict[int, torch.Tensor], weights: list[float]
+    ) -> list[int]:
+        """The nodes that are in: those whose differing tensors are finite."""
+        bad = next((i for i in differing if _C.find_nonfinite(self._value(i, own)) >= 0), -1)
+        records = self._gather(torch.tensor([bad], dtype=torch.int64).numpy().tobytes())
+        found = [int(torch.frombuffer(bytearray(r), dtype=torch.int64)[0]) for r in records]
+        reports = []
+        for node in range(self.nodes):
+            of_node = found[node * self.node_size : (node + 1) * self.node_size]
+            reports.append((True, max(of_node), weights[node]))
+        members = _C.average_members(reports, self.nodes)
+        for node, (_, index, _) in enumerate(reports):
+            if node not in members and self.topology.rank % self.node_size == 0:
+                log(
+                    "warn",
+                    f"node {node} is left out of the average: {self.items[index].name} is not "
+                    "finite there",
+                )
+        return members
+
+    # -- the exchange -------------------------------------------------------------------------
+
+    def _parts(self, differing: list[int], own: dict[int, torch.Tensor]) -> Iterator[_Part]:
+        """The differing tensors by dtype and kind, in an order that all ranks share."""
+        kinds: dict[tuple[bool, str], tuple[list[Item], list[torch.Tensor]]] = {}
+        for index in differing:
+            item = self.items[index]
+            flat = _flat(self._value(index, own))
+            group = kinds.setdefault((item.is_shard, str(flat.dtype)), ([], []))
+            group[0].append(item)
+            group[1].append(flat)
+        for (is_shard, _), (items, sources) in kinds.items():
+            yield _Part(items, sources, is_shard)
+
+    def _exchange(self, part: _Part, members: list[int], weights: list[float]) -> None:
+        """Fill part.result. Up to three chunks are under way at once."""
+        local_size = 1 if part.is_shard else self.node_size
+        place = 0 if part.is_shard else self.place
+        width = part.dtype.itemsize
+        chunks = _C.chunks(part.count, self.nodes, local_size, max(CHUNK_BYTES // width, 1))
+        spans = [local_size * self.nodes * piece for _, _, piece in chunks]
+        part.result = torch.empty(sum(spans), dtype=part.dtype)
+
+        received: list[Any] = []  # of each chunk: (work, what my piece is in each node)
+        gathered: list[Any] = []  # (work, shard)
+        done: list[Any] = []
+        for index, (begin, _, piece) in enumerate(chunks):
+            received.append(self._send_pieces(part, begin + place * self.nodes * piece, piece))
+            if index > 0:
+                gathered.append(self._return_mean(received[index - 1], members, weights))
+            if index > 1:
+                done.append(self._to_node(part, gathered, index - 2, chunks, spans))
+        for index in range(len(gathered), len(chunks)):
+            gathered.append(self._return_mean(received[index], members, weights))
+        for index in range(len(done), len(chunks)):
+            done.append(self._to_node(part, gathered, index, chunks, spans))
+        for work in done:
+            if work is not None:
+                work.wait()
+
+    def _send_pieces(self, part: _Part, begin: int, piece: int) -> tuple[Any, torch.Tensor]:
+        mine = torch.empty(self.nodes * piece, dtype=part.dtype)
+        part.read(begin, mine)
+        theirs = torch.empty_like(mine)
+        work = self.column_inner.alltoall_base(_bytes(theirs), _bytes(mine), [], [])
+        self._count((self.nodes - 1) * piece * part.dtype.itemsize)
+        return work, theirs
+
+    def _return_mean(
+        self, received: tuple[Any, torch.Tensor], members: list[int], weights: list[float]
+    ) -> tuple[Any, torch.Tensor]:
+        work, theirs = received
+        work.wait()
+        pieces = list(theirs.view(self.nodes, -1))
+        mean = torch.empty_like(pieces[0])
+        _C.mean(mean, [pieces[node] for node in members], weights)
+        shard = torch.empty_like(theirs)
+        work = self.column_inner._allgather_base(_bytes(shard), _bytes(mean))
+        self._count((self.nodes - 1) * mean.nbytes)
+        return work, shard
+
+    def _to_node(
+        self, part: _Part, gathered: list[Any], index: int, chunks: list[Any], spans: list[int]
+    ) -> Any:
+        work, shard = gathered[index]
+        gathered[index] = None  # the shard lives as long as the work below
+        work.wait()
+        begin = chunks[index][0]
+        result = part.result[begin : begin + spans[index]]
+        if part.is_shard:
+            result.copy_(shard)
+            return None
+        return self.node_inner._allgather_base(_bytes(result), _bytes(shard))
+
+    # -- commit -------------------------------------------------------------------------------
+
+    def _agree_that_all_arrived(self) -> int:
+        """Every rank has the whole average: after this, all write. Returns the node's bytes sent."""
+        records = self._gather(torch.tensor([self.bytes_sent]).numpy().tobytes())
+        sent = [int(torch.frombuffer(bytearray(r), dtype=torch.int64)[0]) for r in records]
+        return sum(sent[self.node * self.node_size : (self.node + 1) * self.node_size])
+
+    def _commit(
+        self, parts: list[_Part], own: dict[int, torch.Tensor], differing: list[int]
+    ) -> None:
+        with torch.no_grad():
+            for part in parts:
+                for item, values in part.results():
+                    _write(item.tensor, values)
+            for index, value in own.items():
+                if index not in differing:
+                    _write(self.items[index].tensor, _flat(value))
+
+
+def _average_backend(world: _world.World) -> Any:
+    """The lofi backend of the whole world."""
+    backend = _world.backend_of(None)
+    if backend is None:
+        raise RuntimeError(
+            "lofi.finalize_average needs the default process group to be lofi's: "
+            'init_process_group(backend="lofi")'
+        )
+    return backend
+
+
+def _flat(tensor: torch.Tensor) -> torch.Tensor:
+    """One row of elements that liblofi knows: complex numbers as pairs, integers as bytes."""
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor)
+    flat = tensor.reshape(-1)
+    return flat if flat.is_floating_point() else flat.view(torch.uint8)
+
+
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.view(torch.uint8)
+
+
+def _write(tensor: torch.Tensor, values: torch.Tensor) -> None:
+    if tensor.is_complex():
+        values = torch.view_as_complex(values.view(*tensor.shape, 2))
+    else:
+        values = values.view(tensor.dtype).view(tensor.shape)
+    tensor.copy_(values)
+
+
+def _first_difference(first: list[str], second: list[str]) -> tuple[str, str]:
+    for a, b in zip(first, second, strict=False):
+        if a != b:
+            return a, b
+    longer = first if len(first) > len(second) else second
+    extra = longer[min(len(first), len(second))]
+    return (extra, "nothing there") if longer is first else ("nothing there", extra)

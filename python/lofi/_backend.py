@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: MIT
+"""The creator that torch.distributed calls for each lofi group, and the inner backends."""
+
+import atexit
+import json
+import os
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+
+from lofi import _config, _hooks, _implicit, _world
+from lofi._log import log
+from lofi._native import _C
+
+
+def create(options: Any, backend_options: Any = None) -> Any:
+    """Extended creator: `global_ranks_in_group` says where a sub-group lies; the default's is []."""
+    if getattr(options, "enable_reconfigure", False):
+        raise ValueError("lofi: enable_reconfigure is not supported: nodes are fixed at start")
+    ranks = list(options.global_ranks_in_group)
+    if not ranks:
+        _begin_world(options.store, options.group_rank, options.group_size, options.timeout)
+    elif _world.current().topology is None:
+        _begin_from_group(options, ranks)
+    _hooks.install()
+    return make(options.store, ranks, options.timeout, str(options.group_id), backend_options)
+
+
+def make(store: Any, ranks: list[int], timeout: timedelta, name: str, given: Any = None) -> Any:
+    """A BackendLofi for the members `ranks` (global, in group order; [] is the world)."""
+    world = _world.current()
+    group = _C.Group(world.topology, ranks)
+    source = Source(group, store, timeout, name, given)
+    backend = _C.BackendLofi(
+        group, source, timeout, name, world.settings.strict, _cuda_backend_possible()
+    )
+    if group.node_count == 1:
+        # One node is gloo: the rendezvous, and its errors, belong to the group's creation.
+        backend.inner("cpu", "node")
+    return backend
+
+
+def _cuda_backend_possible() -> bool:
+    import torch
+
+    return dist.is_nccl_available() and torch.cuda.is_available()
+
+
+def _begin_world(store: Any, rank: int, size: int, timeout: timedelta) -> None:
+    problem = ""
+    settings = _config.Settings()
+    try:
+        settings = _config.read()
+    except ValueError as error:
+        problem = str(error)  # told to every rank, so that none waits for this one
+    topology = _C.Topology(
+        store, rank, size, settings.node_size, settings.shared(), problem, timeout
+    )
+    _world.begin(topology, settings, store)
+    for sentence in _config.unknown_variables():
+        log("warn", sentence)
+    if rank == 0:
+        log(
+            "info",
+            f"nodes {topology.node_count} ranks per node {topology.node_size} "
+            f"from {topology.source}; {_C.build_info()}",
+        )
+    _write_stats_at_exit(rank)
+
+
+def _begin_from_group(options: Any, ranks: list[int]) -> None:
+    """backend="lofi" for a sub-group only: the nodes are still those of the whole world."""
+    if len(ranks) != dist.get_world_size():
+        raise ValueError(
+            f"lofi: a group of ranks {ranks} was asked for before lofi knows the nodes of the "
+            'world: use init_process_group(backend="lofi"), or make a lofi group of all ranks first'
+        )
+    _begin_world(options.store, dist.get_rank(), len(ranks), options.timeout)
+
+
+class Source:
+    """Makes the inner backends of one group: what lofi::InnerSource asks for."""
+
+    def __init__(self, group: Any, store: Any, timeout: timedelta, name: str, given: Any):
+        self.group, self.store, self.timeout, self.name = group, store, timeout, name
+        self.given = given
+        self.checker = _implicit.Checker(group, store)
+
+    def members(self, span: str) -> tuple[list[int], str]:
+        """The group ranks that a span connects, in order, and a label that is theirs alone."""
+        group = self.group
+        node, place = group.node_of(group.rank), group.place(group.rank)
+        if span == "node":
+            return [group.member(node, i) for i in range(group.local_size)], f"node{node}"
+        if span == "column":
+            return [group.member(i, place) for i in range(group.node_count)], f"column{place}"
+        return list(range(group.size)), "world"
+
+    def make(self, device: str, span: str) -> Any:
+        members, label = self.members(span)
+        store = dist.PrefixStore(f"lofi/{device}/{label}", self.store)
+        rank = members.index(self.group.rank)
+        ranks = [self.group.global_rank(member) for member in members]
+        name = f"{self.name}:{label}"
+        if device == "cpu":
+            inner = self._gloo(store, rank, ranks, name)
+        elif device == "cuda":
+            inner = self._nccl(store, rank, ranks, name)
+        else:
+            raise RuntimeError(f"lofi: no backend for tensors on {device!r}: use cpu or cuda")
+        if dist.get_debug_level() == dist.DebugLevel.DETAIL:
+            # torch wraps a group as a whole, and its checks would cross nodes at every call;
+            # the inner backends are wrapped instead (see _hooks/c10d.py).
+            inner = _hooks.c10d.wrap_for_debug(inner, name, store, rank, len(ranks), self.timeout)
+        return inner
+
+    def _gloo(self, store: Any, rank: int, ranks: list[int], name: str) -> Any:
+        inner = dist.ProcessGroupGloo(store, rank, len(ranks), timeout=self.timeout)
+        inner.options.global_ranks_in_group = ranks
+        inner.options.group_name = name
+        return inner
+
+    def _nccl(self, store: Any, rank: int, ranks: list[int], name: str) -> Any:
+        if not dist.is_nccl_available():
+            raise RuntimeError("lofi: tensors on cuda need a build of torch with NCCL")
+        options = dist.ProcessGroupNCCL.Options()
+        if isinstance(self.given, dist.ProcessGroupNCCL.Options):
+            options.is_high_priority_stream = self.given.is_high_priority_stream
+            options.config = self.given.config
+        options._timeout = self.timeout
+        options.global_ranks_in_group = ranks
+        options.group_name = name
+        return dist.ProcessGroupNCCL(store, rank, len(ranks), options)
+
+    def split(self, store: Any, ranks: list[int], timeout: timedelta, name: str) -> Any:
+        return make(store, ranks, timeout, name, self.given)
+
+    def before_implicit(self, collective: str) -> None:
+        self.checker.check(collective)
+
+
+_stats_rank: int | None = None
+
+
+def _write_stats_at_exit(rank: int) -> None:
+    """LOFI_STATS=path: each rank writes path.rank<r>.json, stats() as the process ends."""
+    global _stats_rank
+    path = os.environ.get("LOFI_STATS")
+    if not path or _stats_rank is not None:
+        return
+    _stats_rank = rank
+
+    def write() -> None:
+        try:
+            with open(f"{path}.rank{rank}.json", "w") as file:
+                json.dump(_C.stats(), file, indent=1)
+        except OSError as error:
+            log("error", f"LOFI_STATS: {error}")
+
+    atexit.register(write)
+
+

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: MIT
+"""DistributedDataParallel: when training begins, and which broadcasts are DDP's own.
+
+DDP broadcasts from a fixed root: parameters in its constructor, buffers before or after a forward,
+bucket sizes once, the final model in join(). They keep replicas equal, so that while nodes train
+apart each node does them for itself, from the root's image. To the backend they look like a
+script's broadcast of a batch; only the functions below tell them apart.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import distributed as torch_ddp
+
+from lofi import _training, _world
+from lofi._hooks.patch import wrap
+from lofi._native import _C
+from lofi._phases import scope
+
+_BROADCAST_BUCKET_BYTES = 250 * 1024 * 1024  # as DDP's constructor
+
+
+def install() -> None:
+    ddp = torch_ddp.DistributedDataParallel
+    wrap(ddp, "__init__", _init)
+    wrap(ddp, "_pre_forward", _pre_forward)
+    wrap(ddp, "_post_forward", _own_broadcasts)
+    for hook in ("main_hook", "post_hook"):
+        wrap(torch_ddp._DDPJoinHook, hook, _own_broadcasts)
+
+
+@contextmanager
+def _by_wrapper() -> Iterator[None]:
+    former = _C.set_issuer(_C.BY_WRAPPER)
+    try:
+        yield
+    finally:
+        _C.set_issuer(former)
+
+
+def _own_broadcasts(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+    if torch.compiler.is_compiling():
+        return original(self, *args, **kwargs)
+    with _by_wrapper():
+        return original(self, *args, **kwargs)
+
+
+def _pre_forward(original: Any, self: Any, *inputs: Any, **kwargs: Any) -> Any:
+    if torch.compiler.is_compiling():
+        return original(self, *inputs, **kwargs)
+    if torch.is_grad_enabled() and _world.backend_of(self.process_group) is not None:
+        _training.begins(self)
+    with _by_wrapper():
+        return original(self, *inputs, **kwargs)
+
+
+def _group_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The group of a call DDP(module, device_ids, output_device, dim, broadcast_buffers, init_sync,
+    process_group, ...), without the module."""
+    mesh = kwargs.get("device_mesh")
+    if mesh is not None:
+        return mesh.get_group(mesh_dim=0) if mesh.ndim == 1 else None
+    return kwargs.get("process_group") or (args[5] if len(args) > 5 else None)
+
+
+def _init(original: Any, self: Any, module: Any, *args: Any, **kwargs: Any) -> None:
+    world = _world.current()
+    group = _group_of(args, kwargs)
+    world.wrapped += 1
+    if _C.phase() != "train" or _world.backend_of(group) is None:
+        original(self, module, *args, **kwargs)
+        return
+    tensors = [*module.parameters(), *module.buffers()]
+    trained = [tensor for tensor in tensors if world.was_trained(tensor)]
+    if not trained:
+        # A new model: all nodes start it from the same weights, as at setup.
+        _training.meet_for_new_tensors(group)
+        with scope("world"):
+            original(self, module, *args, **kwargs)
+        return
+    # A trained model, wrapped again: a broadcast over nodes would put the first node's training in
+    # place of the others'. Tensors that came new with it still start equal everywhere.
+    new = [tensor.detach() for tensor in tensors if not world.was_trained(tensor)]
+    if new:
+        _training.meet_for_new_tensors(group)
+        with scope("world"), torch.no_grad():
+            pg = group or dist.group.WORLD
+            dist._broadcast_coalesced(pg, new, _BROADCAST_BUCKET_BYTES, 0)
+    with scope("node"), _by_wrapper():
+        original(self, module, *args, **kwargs)

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: MIT
+"""Collectives of the user that cross nodes while these train apart.
+
+A broadcast, or a scatter, of the script's own can't be mirrored: its data exists on one rank only.
+It runs for real, and all nodes must come to it. Nodes that have drifted apart (one stopped early)
+would hang in it or, worse, pair it with another one; so before each, every rank compares a tag with
+its images in the other nodes, through the store: one set and K - 1 gets.
+"""
+
+import os
+import sys
+import time
+from datetime import timedelta
+from typing import Any
+
+import torch.distributed as dist
+
+from lofi import _world
+from lofi._log import log
+
+_TORCH = os.path.dirname(os.path.abspath(dist.__file__))
+_LOFI = os.path.dirname(os.path.abspath(__file__))
+_POLL = timedelta(seconds=5)
+_QUIET_SECONDS = 30.0  # after which a waiting rank says whom it waits for
+
+
+def call_site() -> str:
+    """file:line of the innermost Python frame outside of torch.distributed and lofi."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        path = os.path.abspath(frame.f_code.co_filename)
+        if not path.startswith((_TORCH, _LOFI)) and not frame.f_code.co_filename.startswith("<"):
+            return f"{path}:{frame.f_lineno}"
+        frame = frame.f_back
+    return "an unknown place"
+
+
+class Checker:
+    """Compares tags among the members of one group."""
+
+    def __init__(self, group: Any, store: Any):
+        self.group = group
+        self.store = dist.PrefixStore("lofi/tags", store)
+        self.count = 0
+        self.warned: set[str] = set()
+
+    def check(self, collective: str) -> None:
+        """Raise unless the other nodes issue the same collective from the same place now."""
+        site = call_site()
+        if site not in self.warned:
+            self.warned.add(site)
+            log(
+                "warn",
+                f"{collective} at {site} crosses nodes while they train apart: it runs for real "
+                "and every node waits for it. LOFI_STRICT=1 refuses such calls; "
+                'with lofi.scope("world"): says that it is meant',
+            )
+        # Paths may differ between machines; the file's name and the line do not.
+        self.compare(f"{collective} at {os.path.basename(site)}")
+
+    def announce(self, tag: str) -> None:
+        """Say where this rank is, for ranks that will compare; wait for nobody."""
+        self.count += 1
+        self.store.set(f"{self.count}/{self.group.rank}", tag)
+
+    def compare(self, tag: str) -> None:
+        self.announce(tag)
+        group = self.group
+        mine = group.node_of(group.rank)
+        for index in range(group.node_count):
+            if index == mine:
+                continue
+            node = group.node_number(index)
+            image = group.member(index, group.place(group.rank))
+            other = self._get(f"{self.count}/{image}", tag, node)
+            if other != tag:
+                raise RuntimeError(
+                    f"lofi: nodes have drifted apart: node {_world.current().node} is at {tag}, "
+                    f"node {node} at {other}. While nodes train apart, every node must reach an "
+                    "exchange that crosses nodes the same number of times; skip it on all nodes, "
+                    "or average first (lofi.finalize_average)"
+                )
+
+    def _get(self, key: str, tag: str, node: int) -> str:
+        limit = _world.current().settings.timeout
+        if not wait_for(self.store, [key], limit, f"{tag} waits for node {node}"):
+            raise dist.DistBackendError(
+                f"lofi: {tag}: node {node} did not come to it within {limit:g} s (LOFI_TIMEOUT). "
+                "It may have stopped early or failed; its own log says more"
+            )
+        return self.store.get(key).decode()
+
+
+def wait_for(store: Any, keys: list[str], seconds: float, what: str) -> bool:
+    """Wait until all keys exist; False when the time is up. Says whom it waits for now and then."""
+    begin = time.monotonic()
+    told = begin
+    while True:
+        left = seconds - (time.monotonic() - begin)
+        try:
+            store.wait(keys, min(_POLL, timedelta(seconds=max(left, 0.001))))
+            return True
+        except dist.DistStoreError:
+            if left <= 0:
+                return False
+        if time.monotonic() - told > _QUIET_SECONDS:
+            told = time.monotonic()
+            log("warn", f"{what} ({told - begin:.0f} s of {seconds:g})")

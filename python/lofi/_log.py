@@ -1,0 +1,11 @@
+# SPDX-License-Identifier: MIT
+"""lofi's log lines: one prefix, one level, from C as from Python."""
+
+from lofi._native import _C
+
+_LEVELS = ("error", "warn", "info", "debug", "trace")
+
+
+def log(level: str, line: str) -> None:
+    """Write one line if LOFI_LOG is at `level` or beyond."""
+    _C.log(_LEVELS.index(level), line)

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: MIT
+"""What an average is taken of: the tensors of a module, a state dict, an optimizer or a list."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lofi import _world
+
+
+@dataclass
+class Item:
+    """One tensor of a target."""
+
+    name: str
+    tensor: torch.Tensor  # what this rank holds of it: for a DTensor, its shard
+    shape: tuple[int, ...]  # of the whole tensor
+    is_shard: bool  # each rank of the node holds a part of its own
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.tensor.dtype
+
+    def describe(self) -> str:
+        """What must be equal in all nodes, on one line."""
+        kind = " shard" if self.is_shard else ""
+        return f"{self.name} {str(self.dtype)[6:]} {list(self.shape)}{kind}"
+
+
+def collect(target: Any) -> list[Item]:
+    """The distinct tensors of a target, in its order; tied tensors once.
+
+    TypeError for something that holds no tensors; ValueError for a tensor that can't be averaged.
+    """
+    items: list[Item] = []
+    seen: set[tuple[Any, ...]] = set()
+    for name, tensor in _named_tensors(target, ""):
+        item = _item(name, tensor)
+        local = item.tensor
+        key = (local.data_ptr(), local.shape, local.stride(), local.dtype)
+        if local.numel() and key in seen:
+            continue
+        seen.add(key)
+        items.append(item)
+    if not items:
+        raise ValueError("lofi.finalize_average: the target holds no tensors")
+    return items
+
+
+def _named_tensors(target: Any, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
+    if isinstance(target, torch.Tensor):
+        yield prefix or "tensor", target
+    elif isinstance(target, torch.nn.Module):
+        yield from _of_module(target, prefix)
+    elif isinstance(target, torch.optim.Optimizer):
+        for index, parameter in enumerate(_parameters_of(target)):
+            for key, value in target.state.get(parameter, {}).items():
+                if isinstance(value, torch.Tensor):
+                    yield f"{prefix}state.{index}.{key}", value
+    elif isinstance(target, Mapping):
+        for key, value in target.items():
+            if isinstance(value, (torch.Tensor, Mapping, list, tuple)):
+                yield from _named_tensors(value, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(target, Iterable) and not isinstance(target, (str, bytes)):
+        for index, value in enumerate(target):
+            if isinstance(value, (torch.Tensor, torch.nn.Module, torch.optim.Optimizer, Mapping)):
+                yield from _named_tensors(value, f"{prefix}.{index}" if prefix else str(index))
+    else:
+        raise TypeError(
+            "lofi.finalize_average takes a module, a state dict, an optimizer or tensors, not "
+            f"{type(target).__name__}"
+        )
+
+
+def _parameters_of(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
+    return [tensor for group in optimizer.param_groups for tensor in group["params"]]
+
+
+def _of_module(module: torch.nn.Module, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
+    dot = f"{prefix}." if prefix else ""
+    inner = unwrap(module)
+    for name, tensor in inner.named_parameters():
+        yield dot + plain_name(name), tensor
+    for name, tensor in inner.named_buffers():
+        yield dot + plain_name(name), tensor
+
+
+def plain_name(name: str) -> str:
+    """A parameter's name without what FSDP1, checkpointing or torch.compile put into it."""
+    for part in ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod."):
+        name = name.replace(part, "")
+    return name
+
+
+def unwrap(module: torch.nn.Module) -> torch.nn.Module:
+    """The module inside DDP."""
+    while isinstance(module, torch.nn.parallel.DistributedDataParallel):
+        module = module.module
+    return module
+
+
+def _item(name: str, tensor: torch.Tensor) -> Item:
+    tensor = tensor.detach()
+    if hasattr(tensor, "device_mesh") and hasattr(tensor, "placements"):
+        return _dtensor_item(name, tensor)
+    flat_shard = _is_fsdp1_shard(tensor)
+    if tensor.is_meta:
+        raise ValueError(f"lofi.finalize_average: {name} is on the meta device and has no values")
+    if tensor.layout != torch.strided:
+        raise ValueError(f"lofi.finalize_average: {name} is sparse; average its dense form")
+    return Item(name, tensor, tuple(tensor.shape), flat_shard)
+
+
+def _is_fsdp1_shard(tensor: torch.Tensor) -> bool:
+    return type(tensor).__name__ == "FlatParameter"
+
+
+def _dtensor_item(name: str, tensor: Any) -> Item:
+    mesh, sharded = tensor.device_mesh, False
+    for dim, placement in enumerate(tensor.placements):
+        if placement.is_replicate():
+            continue
+        if _world.nodes_spanned(mesh.get_group(dim)) > 1:
+            raise ValueError(
+                f"lofi.finalize_average: {name} is sharded over nodes; each node must hold a whole "
+                "replica"
+            )
+        if placement.is_partial():
+            raise ValueError(f"lofi.finalize_average: {name} is a partial sum, not a value")
+        sharded = True
+    return Item(name, tensor.to_local(), tuple(tensor.shape), sharded)

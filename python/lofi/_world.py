@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: MIT
+"""What this process knows of the job: the nodes, the settings, the models that train."""
+
+import weakref
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from lofi._config import Settings
+from lofi._native import _C
+
+
+@dataclass
+class World:
+    """The state that begins with the default group and ends with the next one."""
+
+    topology: Any = None  # _C.Topology
+    settings: Settings = field(default_factory=Settings)
+    store: Any = None  # of the group that found the topology
+    # Models that a wrapper holds and that have trained, with the digests of their first weights.
+    trained_models: "weakref.WeakKeyDictionary[torch.nn.Module, dict[str, bytes]]" = field(
+        default_factory=weakref.WeakKeyDictionary
+    )
+    # Tensors of those models, by identity: a model that is wrapped again must keep them.
+    trained_tensors: dict[int, "weakref.ref[torch.Tensor]"] = field(default_factory=dict)
+    wrapped: int = 0  # models wrapped so far
+    # Optimizers whose first step began training because nothing was wrapped.
+    stepped_optimizers: list[Any] = field(default_factory=list)
+    averages: int = 0  # that have been asked for: numbers their keys in the store
+
+    @property
+    def rank(self) -> int:
+        return self.topology.rank
+
+    @property
+    def node(self) -> int:
+        return self.topology.node
+
+    @property
+    def spans_nodes(self) -> bool:
+        return self.topology is not None and self.topology.node_count > 1
+
+    def was_trained(self, tensor: torch.Tensor) -> bool:
+        known = self.trained_tensors.get(id(tensor))
+        return known is not None and known() is tensor
+
+    def remember_trained(self, tensor: torch.Tensor) -> None:
+        key = id(tensor)
+        forget = self.trained_tensors
+        self.trained_tensors[key] = weakref.ref(tensor, lambda _: forget.pop(key, None))
+
+
+world = World()
+
+
+def begin(topology: Any, settings: Settings, store: Any) -> None:
+    """A new default group: forget the last job of this process."""
+    global world
+    world = World(topology=topology, settings=settings, store=store)
+    _C.reset_session()
+    _C.set_log_level(settings.log)
+
+
+def current() -> World:
+    return world
+
+
+def backend_of(group: Any) -> Any:
+    """The lofi backend of a process group (None: the default one), or None."""
+    if group is None:
+        if not dist.is_initialized():
+            return None
+        group = dist.group.WORLD
+    if not isinstance(group, dist.ProcessGroup):
+        return None
+    for device in group._device_types:
+        backend = group._get_backend(device)
+        if isinstance(backend, _C.BackendLofi):
+            return backend
+    return None
+
+
+def nodes_spanned(group: Any) -> int:
+    """How many nodes the members of a group lie on; 1 without a topology."""
+    if world.topology is None:
+        return 1
+    ranks = dist.get_process_group_ranks(group)
+    return len({rank // world.topology.node_size for rank in ranks})
+
+
+def require() -> World:
+    """The world, or an error that says how to get one."""
+    if not dist.is_initialized():
+        raise RuntimeError(
+            "lofi: there is no process group yet: call "
+            'torch.distributed.init_process_group(backend="lofi") first, or start the script with '
+            "`torchrun ... -m lofi script.py`"
+        )
+    if world.topology is None:
+        raise RuntimeError(
+            f"lofi: the process group was made with backend {dist.get_backend()!r}: use "
+            'init_process_group(backend="lofi"), or start the script with '
+            "`torchrun ... -m lofi script.py`"
+        )
+    return world
