@@ -29,6 +29,9 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#if defined(__GNUC__)
+#pragma GCC visibility push(default) /* exported; the library builds all else hidden */
+#endif
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -40,17 +43,17 @@ extern "C" {
 /* ---- status ------------------------------------------------------------------------------ */
 
 /* One list makes the enum, the names and the default texts. */
-#define LOFI_STATUS_MAP(X)                                                                        \
-    X(OK, 0, "success")                                                                           \
-    X(IN_PROGRESS, 1, "not finished yet")                                                         \
-    X(INVALID, -1, "an argument or a setting is wrong")                                           \
-    X(NO_MEMORY, -2, "out of memory")                                                             \
-    X(UNSUPPORTED, -3, "not possible while nodes train apart")                                    \
-    X(TIMED_OUT, -4, "a deadline passed")                                                         \
-    X(PEER_LOST, -5, "another rank is gone")                                                      \
-    X(SYSTEM, -6, "the operating system reported an error")                                       \
-    X(CORRUPT, -7, "data is damaged or not what it claims to be")                                 \
-    X(ABI, -8, "the header and the library are of different versions")                            \
+#define LOFI_STATUS_MAP(X)                                                                         \
+    X(OK, 0, "success")                                                                            \
+    X(IN_PROGRESS, 1, "not finished yet")                                                          \
+    X(INVALID, -1, "an argument or a setting is wrong")                                            \
+    X(NO_MEMORY, -2, "out of memory")                                                              \
+    X(UNSUPPORTED, -3, "not possible while nodes train apart")                                     \
+    X(TIMED_OUT, -4, "a deadline passed")                                                          \
+    X(PEER_LOST, -5, "another rank is gone")                                                       \
+    X(SYSTEM, -6, "the operating system reported an error")                                        \
+    X(CORRUPT, -7, "data is damaged or not what it claims to be")                                  \
+    X(ABI, -8, "parts of different lofi versions do not fit together")                             \
     X(STATE, -9, "not possible in the current phase")
 
 typedef enum lofi_status {
@@ -127,7 +130,10 @@ typedef struct lofi_topology_options {
     const char *problem;  /* may be NULL. A sentence: this rank can't start. It becomes the error
                              of every rank, so that none waits for this one. At most 511 bytes. */
 } lofi_topology_options;
-#define LOFI_TOPOLOGY_OPTIONS_INIT {sizeof(lofi_topology_options), 0, 1, 0, NULL, NULL}
+#define LOFI_TOPOLOGY_OPTIONS_INIT                                                                 \
+    {                                                                                              \
+        sizeof(lofi_topology_options), 0, 1, 0, NULL, NULL                                         \
+    }
 
 /*
  * Finds the nodes and checks that every rank means the same. Collective: all ranks call it, and
@@ -140,8 +146,10 @@ typedef struct lofi_topology_options {
  * Errors: LOFI_INVALID when a variable is not a positive decimal integer (names rank, variable
  * and value), when ranks disagree on the size or the settings (names two ranks and what each
  * has), when the world is not divisible by the size, when hosts hold different numbers of ranks
- * or ranks of one host are not consecutive (names the sizes); the status of `allgather`;
- * LOFI_NO_MEMORY.
+ * or ranks of one host are not consecutive (names the sizes; a size from `node_size` or
+ * LOFI_NODE_SIZE may join or split hosts); LOFI_ABI when ranks run different releases (names
+ * two); LOFI_CORRUPT when the gathered bytes are not what ranks gave; the status of `allgather`;
+ * LOFI_NO_MEMORY. The last two, and options without a valid rank and world, are this rank's own.
  */
 lofi_status lofi_topology_create(const lofi_topology_options *options, lofi_allgather_fn allgather,
                                  void *ctx, lofi_topology **out);
@@ -246,14 +254,16 @@ typedef struct lofi_call {
     lofi_scope scope;   /* the scope in force, from lofi_session_scope */
     int strict;         /* 1: refuse what would cross nodes unasked */
 } lofi_call;
-#define LOFI_CALL_INIT                                                                            \
-    {sizeof(lofi_call), LOFI_BARRIER, LOFI_SUM, 0, 0, 0, LOFI_BY_USER, LOFI_SCOPE_WORLD, 0}
+#define LOFI_CALL_INIT                                                                             \
+    {                                                                                              \
+        sizeof(lofi_call), LOFI_BARRIER, LOFI_SUM, 0, 0, 0, LOFI_BY_USER, LOFI_SCOPE_WORLD, 0      \
+    }
 
 typedef enum lofi_action {
-    LOFI_DO_REAL = 0,     /* the collective as issued, on the whole group */
-    LOFI_DO_LOCAL = 1,    /* on the members of this node, as the other fields say */
-    LOFI_DO_NOTHING = 2,  /* this node takes no part; the call succeeds at once */
-    LOFI_DO_IMPLICIT = 3  /* as issued, on the whole group, although nodes train apart: compare a
+    LOFI_DO_REAL = 0,    /* the collective as issued, on the whole group */
+    LOFI_DO_LOCAL = 1,   /* on the members of this node, as the other fields say */
+    LOFI_DO_NOTHING = 2, /* this node takes no part; the call succeeds at once */
+    LOFI_DO_IMPLICIT = 3 /* as issued, on the whole group, although nodes train apart: compare a
                              tag first, warn once per call site, count it */
 } lofi_action;
 
@@ -270,8 +280,9 @@ typedef struct lofi_plan {
     int64_t factor;     /* m, the number of nodes that the group touches; 1 without an adjustment */
     int tile;           /* 1: one result per member of the group is wanted; the result for member r
                            is the local result for place lofi_group_place(group, r) */
-    int root;           /* place of the root's image in this node; -1 without a root */
-    int peer;           /* place of the peer in this node; -1 without a peer */
+    /* Of LOFI_DO_LOCAL only; the other actions leave them at -1: */
+    int root; /* place of the root's image in this node; -1 without a root */
+    int peer; /* place of the peer in this node; -1 without a peer */
 } lofi_plan;
 
 /*
@@ -279,8 +290,9 @@ typedef struct lofi_plan {
  * and on every rank of a node the same plan.
  *
  * A group inside one node, and any group at world scope, is LOFI_DO_REAL. Else, at node scope:
- *   all_reduce           local; SUM, PREMUL_SUM: scale by m (booleans: nothing); PRODUCT: power m;
- *                        BXOR: zero if m is even; AVG, MIN, MAX, BAND, BOR: nothing
+ *   all_reduce           local; SUM, PREMUL_SUM: scale by m; PRODUCT: power m (these three on
+ *                        booleans: nothing); BXOR: zero if m is even; AVG, MIN, MAX, BAND, BOR:
+ *                        nothing
  *   all_gather           local, tiled
  *   barrier              local
  *   reduce, gather       in the root's node as all_reduce and all_gather, to the root; elsewhere
@@ -288,7 +300,7 @@ typedef struct lofi_plan {
  *   broadcast            by the wrapper: local, from the root's image; else LOFI_DO_IMPLICIT, or
  *                        refused if strict
  *   scatter              LOFI_DO_IMPLICIT, or refused if strict
- *   reduce_scatter,      by the backward: local; reduce_scatter: SUM and PREMUL_SUM scale by m,
+ *   reduce_scatter,      by the backward: local; reduce_scatter: adjusted as all_reduce,
  *   all_to_all           all_to_all: tiled; in both each member contributes, and receives, the
  *                        slots of the members of this node. Else refused.
  *   send, recv           local if the peer is in this node, else refused
@@ -307,8 +319,8 @@ const char *lofi_op_name(lofi_op op);
 /*
  * Payload that a real collective on the whole group makes the calling rank send to other nodes,
  * in bytes: what any algorithm must send at least, the node's share divided evenly among its
- * members, without headers. `bytes` is the size of this rank's input (broadcast, scatter: of what
- * the root sends to one member; all_to_all: of the whole input).
+ * members, without headers, rounded down. `bytes` is the size of this rank's input (broadcast,
+ * scatter: of what the root sends to one member; all_to_all: of the whole input).
  *   all_reduce  2 (m-1)/m * bytes / l      all_gather  (m-1) * bytes
  *   reduce      bytes / l outside the root's node    gather  bytes outside the root's node
  *   broadcast   the root: (m-1) * bytes    scatter     the root: (n - l) * bytes
@@ -366,8 +378,7 @@ lofi_status lofi_session_push_scope(lofi_session *session, lofi_scope scope);
 lofi_status lofi_session_pop_scope(lofi_session *session);
 
 /* Counts one collective. The purpose comes from the phase unless `purpose` is not negative. */
-void lofi_session_count(lofi_session *session, lofi_scope scope, int purpose,
-                        uint64_t cross_bytes);
+void lofi_session_count(lofi_session *session, lofi_scope scope, int purpose, uint64_t cross_bytes);
 
 typedef struct lofi_stats {
     size_t size;
@@ -398,10 +409,11 @@ size_t lofi_dtype_bytes(lofi_dtype dtype); /* 8, 4, 2, 2, 1; 0 for a value not l
  * out[i] = ((w0*in0[i] + w1*in1[i]) + w2*in2[i] ...) / (w0 + w1 + ...), for `count` elements of
  * `inputs` buffers: products, sums and the quotient in IEEE double, in the order given, without
  * fused multiply-add, rounded once to the dtype, to nearest even. The bits do not depend on
- * threads, chunks or the CPU. LOFI_BYTES copies the first input.
+ * threads, chunks or the CPU, given the default floating-point environment: rounding to nearest,
+ * subnormals not flushed. LOFI_BYTES copies the first input.
  *
- * `weights` may be NULL for equal weights (all 1), else finite, >= 0, with a sum > 0. `out` may be one
- * of the inputs, not overlap them otherwise. Buffers are aligned to the element.
+ * `weights` may be NULL for equal weights (all 1), else finite, >= 0, with a sum > 0. `out` may be
+ * one of the inputs, not overlap them otherwise. Buffers are aligned to the element.
  * LOFI_INVALID names what is wrong; nothing is written then.
  */
 lofi_status lofi_mean(lofi_dtype dtype, void *out, const void *const *in, const double *weights,
@@ -432,7 +444,8 @@ typedef struct lofi_node_report {
 /*
  * Decides who is in an average: the nodes that are present and finite. Pure; the same answer on
  * every rank. Writes to `members` (capacity `nodes`) the numbers of the nodes that are in,
- * ascending, and to `member_count` how many. LOFI_INVALID for a bad weight (names the node);
+ * ascending, and to `member_count` how many. What an absent node reports is not read.
+ * LOFI_INVALID for a bad weight (names the node), and for min_nodes outside of 1 ... nodes;
  * LOFI_PEER_LOST when fewer than `min_nodes` are present; LOFI_STATE when no present node is
  * finite.
  */
@@ -440,9 +453,9 @@ lofi_status lofi_average_members(const lofi_node_report *reports, int nodes, int
                                  int *members, int *member_count);
 
 /* One step of an average that is streamed in chunks. `count` elements from `begin` are averaged;
- * they are cut into local_size shards, one for each rank of a node, and each shard into `nodes` pieces
- * of `piece_count` elements, one for each node. Past the end of the data the last pieces are
- * padded: local_size * nodes * piece_count >= count. */
+ * they are cut into local_size shards, one for each rank of a node, and each shard into `nodes`
+ * pieces of `piece_count` elements, one for each node. Past the end of the data the last pieces
+ * are padded: local_size * nodes * piece_count >= count. */
 typedef struct lofi_chunk {
     uint64_t begin;
     uint64_t count;
@@ -451,8 +464,8 @@ typedef struct lofi_chunk {
 
 /*
  * Chunk number `index` of `total_count` elements, with chunks of at most `chunk_count` elements
- * (rounded up to a multiple of nodes * local_size). LOFI_INVALID past the last chunk or for sizes < 1.
- * lofi_chunk_total gives the number of chunks; 0 for bad sizes or total_count 0.
+ * (rounded up to a multiple of nodes * local_size). LOFI_INVALID past the last chunk or for
+ * sizes < 1. lofi_chunk_total gives the number of chunks; 0 for bad sizes or total_count 0.
  */
 lofi_status lofi_chunk_at(uint64_t total_count, int nodes, int local_size, uint64_t chunk_count,
                           uint64_t index, lofi_chunk *chunk);
@@ -460,5 +473,8 @@ uint64_t lofi_chunk_total(uint64_t total_count, int nodes, int local_size, uint6
 
 #ifdef __cplusplus
 }
+#endif
+#if defined(__GNUC__)
+#pragma GCC visibility pop
 #endif
 #endif /* LOFI_H */

@@ -97,11 +97,11 @@ def finalize_average(
 
 def digests_of(target: Any) -> dict[str, bytes]:
     """A fingerprint of each tensor, by name."""
-    return {item.name: _C.digest(_host(item.tensor)) for item in collect(target)}
+    return {item.name: _C.digest(on_host(item.tensor)) for item in collect(target)}
 
 
-def _host(tensor: torch.Tensor) -> torch.Tensor:
-    """The values, contiguous, on the CPU: the tensor itself where it is that already."""
+def on_host(tensor: torch.Tensor) -> torch.Tensor:
+    """The values, contiguous, on the CPU; shares memory with the tensor where it is that already."""
     return tensor.detach().to("cpu").contiguous()
 
 
@@ -280,7 +280,7 @@ class _Run:
 
     def _find_differences(self) -> tuple[list[int], dict[int, torch.Tensor]]:
         """Which tensors differ between nodes; and this node's value of those that differ inside it."""
-        mine = b"".join(_C.digest(_host(item.tensor)) for item in self.items)
+        mine = b"".join(_C.digest(on_host(item.tensor)) for item in self.items)
         tables = self._gather(mine)
 
         def digest(rank: int, index: int) -> bytes:
@@ -304,7 +304,7 @@ class _Run:
         return differing, own
 
     def _first_of_node(self, item: Item) -> torch.Tensor:
-        value = _host(item.tensor).clone()
+        value = on_host(item.tensor).clone()
         options = dist.BroadcastOptions()
         options.rootRank = 0
         self.node_inner.broadcast([value.view(-1)], options).wait()
@@ -314,7 +314,7 @@ class _Run:
 
     def _value(self, index: int, own: dict[int, torch.Tensor]) -> torch.Tensor:
         """What this node puts in for a tensor, contiguous on the CPU."""
-        return own[index] if index in own else _host(self.items[index].tensor)
+        return own[index] if index in own else on_host(self.items[index].tensor)
 
     def _agree_on_members(
         self, differing: list[int], own: dict[int, torch.Tensor], weights: list[float]

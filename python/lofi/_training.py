@@ -22,9 +22,40 @@ def begins(model: torch.nn.Module) -> None:
                 world.remember_trained(tensor)
         else:
             world.trained_models[model] = {}
+        _keep(model)
     if _C.phase() in ("setup", "done"):
         log("info", f"training begins with {type(model).__name__}: nodes train apart")
         _C.event(_C.EVENT_TRAIN)
+
+
+# Under the launcher, models must live until the average at the end, also when the function that
+# made them has returned.
+_kept: list[torch.nn.Module] | None = None
+
+
+def keep_models_alive() -> None:
+    global _kept
+    _kept = []
+
+
+def _keep(model: torch.nn.Module) -> None:
+    if _kept is None:
+        return
+    tensors = {id(tensor) for tensor in model.parameters()}
+    # A model that is wrapped again replaces its former wrapper.
+    _kept[:] = [m for m in _kept if not any(id(t) in tensors for t in m.parameters())]
+    _kept.append(model)
+
+
+def what_trained() -> Any:
+    """What the launcher averages at the end: the wrapped models, else the stepped parameters."""
+    world = _world.current()
+    if models := [model for model in _kept or [] if model in world.trained_models]:
+        return models[0] if len(models) == 1 else models
+    if world.stepped_optimizers:
+        groups = [group for opt in world.stepped_optimizers for group in opt.param_groups]
+        return [tensor for group in groups for tensor in group["params"]]
+    return None
 
 
 def begins_unwrapped() -> None:

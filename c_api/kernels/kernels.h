@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The table of kernels: what a set of instructions may do differently.
+ *
+ * A mean is taken block by block: begin or add for each input into doubles, divide, narrow. The
+ * steps are the units of the table because each of them has one exact result per element, which
+ * every entry must give to the bit; scalar.c is the reference.
+ *
+ * To add a set of instructions: one file, one line in dispatch.c.
+ */
+#ifndef LOFI_KERNELS_KERNELS_H
+#define LOFI_KERNELS_KERNELS_H
+
+#include "lofi.h"
+
+/* Dtypes with arithmetic: LOFI_F64 to LOFI_BF16. */
+#define LOFI__FLOAT_COUNT 4
+
+/* sum[i] = weight * in[i], or sum[i] += weight * in[i]: product and sum each rounded to double.
+ * `in` is aligned to its element only. */
+typedef void (*lofi__add_fn)(double *restrict sum, const void *restrict in, double weight,
+                             size_t count);
+/* sum[i] /= divisor */
+typedef void (*lofi__divide_fn)(double *sum, double divisor, size_t count);
+/* out[i] = sum[i], rounded once to nearest even */
+typedef void (*lofi__narrow_fn)(void *restrict out, const double *restrict sum, size_t count);
+/* 1 if any element is NaN or infinite */
+typedef int (*lofi__nonfinite_fn)(const void *data, size_t count);
+
+struct lofi__kernels {
+    const char *name;
+    lofi__add_fn begin[LOFI__FLOAT_COUNT];
+    lofi__add_fn add[LOFI__FLOAT_COUNT];
+    lofi__divide_fn divide;
+    lofi__narrow_fn narrow[LOFI__FLOAT_COUNT];
+    lofi__nonfinite_fn any_nonfinite[LOFI__FLOAT_COUNT];
+};
+
+extern const struct lofi__kernels lofi__kernels_scalar;
+
+/* The table for this CPU. */
+const struct lofi__kernels *lofi__kernels_get(void);
+
+#endif /* LOFI_KERNELS_KERNELS_H */

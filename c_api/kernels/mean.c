@@ -1,0 +1,143 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The mean of several buffers, and the search for what is not finite.
+ *
+ * Inputs are read block by block, so that the doubles of a block stay in the first cache and
+ * memory sees each input once and the output once. Because a block is read from all inputs
+ * before it is written, the output may be one of them. No threads: the caller has the cores and
+ * may cut the elements as it likes, each has its own result.
+ */
+#include "kernels/kernels.h"
+
+#include <string.h>
+
+#define BLOCK_COUNT 1024
+
+static const size_t dtype_bytes[LOFI_DTYPE_COUNT] = {
+    [LOFI_F64] = 8, [LOFI_F32] = 4, [LOFI_F16] = 2, [LOFI_BF16] = 2, [LOFI_BYTES] = 1};
+
+size_t lofi_dtype_bytes(lofi_dtype dtype)
+{
+    int i = (int)dtype;
+    return i >= 0 && i < LOFI_DTYPE_COUNT ? dtype_bytes[i] : 0;
+}
+
+static lofi_status check_dtype(lofi_dtype dtype)
+{
+    if (lofi_dtype_bytes(dtype) != 0) return LOFI_OK;
+    lofi_set_error("dtype is %d: lofi.h lists the values 0 to %d", (int)dtype,
+                   LOFI_DTYPE_COUNT - 1);
+    return LOFI_INVALID;
+}
+
+static lofi_status check_buffer(const char *name, int index, const void *data, size_t bytes)
+{
+    if (data != NULL && (uintptr_t)data % bytes == 0) return LOFI_OK;
+    if (data == NULL)
+        lofi_set_error("%s %d of a mean is NULL", name, index);
+    else
+        lofi_set_error("%s %d of a mean lies at %p: it has to be aligned to its elements of %zu "
+                       "bytes",
+                       name, index, data, bytes);
+    return LOFI_INVALID;
+}
+
+static lofi_status check_buffers(const void *out, const void *const *in, int inputs, size_t count,
+                                 size_t bytes)
+{
+    if (inputs < 1 || in == NULL) {
+        lofi_set_error("a mean of %d inputs%s: it needs at least one", inputs,
+                       in == NULL ? " (their list is NULL)" : "");
+        return LOFI_INVALID;
+    }
+    if (count > SIZE_MAX / bytes) {
+        lofi_set_error("%zu elements of %zu bytes are more than an address space", count, bytes);
+        return LOFI_INVALID;
+    }
+    if (count == 0) return LOFI_OK; /* nothing is read: the pointers may be anything */
+    lofi_status st = check_buffer("output", 0, out, bytes);
+    for (int i = 0; i < inputs && st == LOFI_OK; i++)
+        st = check_buffer("input", i, in[i], bytes);
+    return st;
+}
+
+static int is_finite(double value)
+{
+    return value - value == 0;
+}
+
+/* Checks the weights and adds them up, in order. */
+static lofi_status sum_weights(const double *weights, int inputs, double *sum)
+{
+    double total = 0;
+
+    for (int i = 0; i < inputs; i++) {
+        double weight = weights != NULL ? weights[i] : 1.0;
+        if (!is_finite(weight) || weight < 0) {
+            lofi_set_error("weight %d is %g: weights must be finite and not negative", i, weight);
+            return LOFI_INVALID;
+        }
+        total += weight;
+    }
+    if (!(total > 0) || !is_finite(total)) {
+        lofi_set_error("the %d weights add up to %g: their sum must be finite and above zero",
+                       inputs, total);
+        return LOFI_INVALID;
+    }
+    *sum = total;
+    return LOFI_OK;
+}
+
+static void mean_floats(lofi_dtype dtype, char *out, const void *const *in, const double *weights,
+                        double weight_sum, int inputs, size_t count)
+{
+    const struct lofi__kernels *kernels = lofi__kernels_get();
+    const size_t bytes = dtype_bytes[dtype];
+    double sum[BLOCK_COUNT];
+
+    for (size_t begin = 0; begin < count; begin += BLOCK_COUNT) {
+        size_t n = count - begin < BLOCK_COUNT ? count - begin : BLOCK_COUNT;
+        size_t offset = begin * bytes;
+
+        for (int i = 0; i < inputs; i++) {
+            lofi__add_fn add = i == 0 ? kernels->begin[dtype] : kernels->add[dtype];
+            add(sum, (const char *)in[i] + offset, weights != NULL ? weights[i] : 1.0, n);
+        }
+        kernels->divide(sum, weight_sum, n);
+        kernels->narrow[dtype](out + offset, sum, n);
+    }
+}
+
+lofi_status lofi_mean(lofi_dtype dtype, void *out, const void *const *in, const double *weights,
+                      int inputs, size_t count)
+{
+    double weight_sum = 0;
+
+    lofi_status st = check_dtype(dtype);
+    if (st == LOFI_OK) st = check_buffers(out, in, inputs, count, lofi_dtype_bytes(dtype));
+    if (st == LOFI_OK) st = sum_weights(weights, inputs, &weight_sum);
+    if (st != LOFI_OK || count == 0) return st;
+
+    if (dtype != LOFI_BYTES)
+        mean_floats(dtype, out, in, weights, weight_sum, inputs, count);
+    else if (out != in[0])
+        memcpy(out, in[0], count);
+    return LOFI_OK;
+}
+
+int64_t lofi_find_nonfinite(lofi_dtype dtype, const void *data, size_t count)
+{
+    const size_t bytes = lofi_dtype_bytes(dtype);
+    const char *elements = data;
+
+    if (bytes == 0 || dtype == LOFI_BYTES) return -1;
+    lofi__nonfinite_fn any = lofi__kernels_get()->any_nonfinite[dtype];
+    for (size_t begin = 0; begin < count; begin += BLOCK_COUNT) {
+        size_t n = count - begin < BLOCK_COUNT ? count - begin : BLOCK_COUNT;
+        if (!any(elements + begin * bytes, n)) continue;
+        while (!any(elements + begin * bytes, 1))
+            begin++;
+        return (int64_t)begin;
+    }
+    return -1;
+}

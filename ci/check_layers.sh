@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# Includes point one way: python -> backend -> c_api/lofi.h -> comm -> kernels and core.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+status=0
+
+# refuse WHERE PATTERN WHY: no #include under WHERE may match PATTERN
+refuse() {
+  local found
+  [ -d "$1" ] || return 0
+  found=$(grep -rnE --include='*.c' --include='*.h' --include='*.cpp' --include='*.hpp' \
+    "^[[:space:]]*#[[:space:]]*include[[:space:]]*[<\"]$2" "$1" || true)
+  [ -n "$found" ] || return 0
+  printf '%s\n%s: %s\n' "$found" "$1" "$3" >&2
+  status=1
+}
+
+refuse c_api '(torch|ATen|c10|pybind11|Python)' 'liblofi knows neither torch nor Python'
+refuse c_api '[^>"]*backend' 'liblofi does not know its callers'
+refuse backend '(\.\./)*(c_api/)?(core|comm|kernels|transport|ckpt|rng|sched)/' \
+  'the only header of liblofi is lofi.h'
+refuse c_api/core '(comm|kernels)/' 'core is below everything'
+refuse c_api/kernels 'comm/' 'kernels do not know comm'
+[ "$status" -ne 0 ] || echo 'includes point one way'
+exit "$status"

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: MIT
+"""`torchrun ... -m lofi script.py`: an unmodified script trains as lo-fi.
+
+The script sees the argv, sys.path[0] and __main__ it would see alone. Its process groups become
+lofi's, whatever backend it names, and get_backend() goes on answering what it named, since
+libraries branch on it. When it destroys the default group, or ends, the models that trained are
+averaged and written beside its last checkpoint.
+"""
+
+import atexit
+import os
+import runpy
+import sys
+from types import ModuleType
+from typing import Any
+
+import torch.distributed as dist
+from torch.distributed import distributed_c10d as c10d
+
+from lofi import _checkpoints, _register, _training
+from lofi._hooks.patch import wrap
+
+# What a script may name; anything else (mpi, ucc, fake) has no inner backend of ours.
+_OURS = {"gloo", "nccl"}
+_REGISTERED = _register.NAME
+_taken_over = False
+
+
+def take_over() -> None:
+    """Redirect process groups to lofi. Also called in processes that the script starts."""
+    global _taken_over
+    if _taken_over:
+        return
+    _taken_over = True
+    _register.register()
+    wrap(c10d, "_new_process_group_helper", _new_process_group)
+    wrap(c10d, "destroy_process_group", _destroy)
+    dist.destroy_process_group = c10d.destroy_process_group
+    _training.keep_models_alive()
+    _checkpoints.watch()
+    # The last registered runs first: before torch's and ours that need the store no more.
+    atexit.register(_finish_at_exit)
+
+
+def _replaceable(backend: str) -> bool:
+    """Every device's backend is one that lofi can stand in for: "nccl", "cpu:gloo,cuda:nccl"."""
+    names = {pair.rsplit(":", 1)[-1] for pair in str(backend).lower().split(",")}
+    return names <= _OURS | {"undefined", ""}
+
+
+def _asked(backend: str) -> str:
+    """What get_backend() would have answered."""
+    if str(backend).lower() not in ("undefined", ""):
+        return str(backend)
+    device = next(iter(c10d.BackendConfig(c10d.Backend.UNDEFINED).get_device_backend_map()))
+    return dist.get_default_backend_for_device(device)
+
+
+_POSITION = 3  # of `backend` in _new_process_group_helper
+
+
+def _new_process_group(original: Any, *args: Any, **kwargs: Any) -> Any:
+    backend = kwargs.get("backend", args[_POSITION] if len(args) > _POSITION else None)
+    if backend is None or str(backend) == _REGISTERED or not _replaceable(backend):
+        return original(*args, **kwargs)
+    if "backend" in kwargs:
+        kwargs["backend"] = _REGISTERED
+    else:
+        args = (*args[:_POSITION], _REGISTERED, *args[_POSITION + 1 :])
+    result = original(*args, **kwargs)
+    group = result[0]
+    if group in c10d._world.pg_map:
+        _, store = c10d._world.pg_map[group]
+        c10d._world.pg_map[group] = (_asked(backend), store)
+    return result
+
+
+def _destroy(original: Any, group: Any = None) -> Any:
+    # In a `finally` an exception is being handled: a model in an unknown state is not averaged.
+    if group in (None, dist.group.WORLD) and sys.exc_info()[0] is None:
+        finish()
+    return original(group)
+
+
+_failed = False
+
+
+def _finish_at_exit() -> None:
+    if not _failed:
+        finish()
+
+
+def finish() -> None:
+    """Average what trained since the last average, and write it beside the last checkpoint."""
+    if dist.is_initialized():
+        _checkpoints.finish()
+
+
+def _run(run: Any) -> None:
+    """Run the script; note whether it ended well."""
+    global _failed
+    try:
+        run()
+    except SystemExit as ended:
+        _failed = ended.code not in (None, 0)
+        _say_if_failed()
+        raise
+    except BaseException:
+        _failed = True
+        _say_if_failed()
+        raise
+
+
+def _say_if_failed() -> None:
+    if _failed:
+        _checkpoints.say_what_is_on_disk()
+
+
+def main(argv: list[str]) -> None:
+    """argv: [script, its arguments ...] or ["-m", module, its arguments ...]."""
+    if not argv or argv[0] in ("-h", "--help"):
+        print(
+            "usage: torchrun [options] -m lofi script.py [arguments]\n"
+            "       torchrun [options] -m lofi -m module [arguments]\n\n"
+            "Runs an unmodified training script as lo-fi: gradients are all-reduced inside each\n"
+            "node, and the nodes' weights are averaged at the end. LOFI_NODE_SIZE sets the ranks\n"
+            "of a node; the other settings are in the README."
+        )
+        raise SystemExit(0 if argv else 2)
+    os.environ[_register.LAUNCHED] = "1"
+    take_over()
+    if argv[0] == "-m":
+        if len(argv) < 2:
+            raise SystemExit("lofi: -m needs the name of a module")
+        sys.argv = argv[1:]
+        sys.path[0] = os.getcwd()
+        _run(lambda: runpy.run_module(argv[1], run_name="__main__", alter_sys=True))
+        return
+    if not os.path.isfile(argv[0]):
+        raise SystemExit(f"lofi: there is no script {argv[0]!r}")
+    sys.argv = list(argv)
+    sys.path[0] = os.path.dirname(os.path.abspath(argv[0]))
+    code = _compile(argv[0])
+    _run(lambda: exec(code, _main_module(argv[0]).__dict__))
+
+
+def _compile(path: str) -> Any:
+    with open(path, "rb") as file:
+        return compile(file.read(), path, "exec")
+
+
+def _main_module(path: str) -> ModuleType:
+    """A fresh __main__, as `python script.py` makes it; it stays, so that pickles of its classes
+    load, and multiprocessing finds the script by __file__."""
+    module = ModuleType("__main__")
+    module.__file__ = path
+    module.__builtins__ = __builtins__
+    module.__spec__ = None
+    sys.modules["__main__"] = module
+    return module

@@ -1,0 +1,151 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Out of memory: the n-th allocation fails, for every n. This program brings its own pair of
+ * system functions, and counts what is still held.
+ */
+#include "core/mem.h"
+#include "world.h"
+
+#include <stdint.h>
+
+static int until_failure; /* allocations that succeed before one fails; -1: none fails */
+static int held;
+
+void *lofi__mem_system_create(size_t bytes)
+{
+    if (until_failure == 0) return NULL;
+    if (until_failure > 0) until_failure--;
+    void *memory = malloc(bytes);
+    if (memory == NULL) return NULL;
+    memset(memory, 0xa5, bytes); /* nothing may rely on fresh memory being zero */
+    held++;
+    return memory;
+}
+
+void lofi__mem_system_destroy(void *memory)
+{
+    held -= memory != NULL;
+    free(memory);
+}
+
+static lofi_status make_topology(void **out)
+{
+    lofi_topology_options options = LOFI_TOPOLOGY_OPTIONS_INIT;
+    lofi_topology *topology = NULL;
+
+    options.world_size = 6;
+    options.node_size = 3;
+    lofi_status st = lofi_topology_create(&options, world_gather, NULL, &topology);
+    *out = topology;
+    return st;
+}
+
+static lofi_topology *fixed_topology;
+
+static lofi_status make_group(void **out)
+{
+    static const int ranks[] = {5, 0, 3};
+    lofi_group *group = NULL;
+    lofi_status st = lofi_group_create(fixed_topology, ranks, 3, &group);
+    *out = group;
+    return st;
+}
+
+static lofi_status make_session(void **out)
+{
+    lofi_session *session = NULL;
+    lofi_status st = lofi_session_create(&session);
+    *out = session;
+    return st;
+}
+
+static void destroy_topology(void *object)
+{
+    lofi_topology_destroy(object);
+}
+
+static void destroy_group(void *object)
+{
+    lofi_group_destroy(object);
+}
+
+static void destroy_session(void *object)
+{
+    lofi_session_destroy(object);
+}
+
+/* Fails one allocation after the other until there are no more to fail. */
+static void exhaust(lofi_status (*make)(void **), void (*destroy)(void *), int expected)
+{
+    int before = held, n = 0;
+    void *object = NULL;
+
+    for (;; n++) {
+        until_failure = n;
+        lofi_set_error("nothing yet");
+        lofi_status st = make(&object);
+        if (st == LOFI_OK) break;
+        EXPECT(st == LOFI_NO_MEMORY);
+        EXPECT_ERROR("out of memory");
+        EXPECT(object == NULL);
+        EXPECT(held == before);
+        ASSERT(n < 100);
+    }
+    until_failure = -1;
+    EXPECT(n == expected);
+    destroy(object);
+    EXPECT(held == before);
+}
+
+static lofi_status gather_nothing(void *ctx, const void *mine, size_t bytes, void *all)
+{
+    (void)ctx, (void)mine, (void)bytes, (void)all;
+    return LOFI_TIMED_OUT;
+}
+
+/* Other failures leak nothing either. */
+static void test_other_failures(void)
+{
+    static const int repeated[] = {0, 1, 1};
+    lofi_topology_options options = LOFI_TOPOLOGY_OPTIONS_INIT;
+    lofi_topology *topology = NULL;
+    lofi_group *group = NULL;
+    int before = held;
+
+    EXPECT(lofi_topology_create(&options, gather_nothing, NULL, &topology) == LOFI_TIMED_OUT);
+    options.world_size = 5;
+    options.node_size = 3;
+    EXPECT(lofi_topology_create(&options, world_gather, NULL, &topology) == LOFI_INVALID);
+    EXPECT(lofi_group_create(fixed_topology, repeated, 3, &group) == LOFI_INVALID);
+    EXPECT(topology == NULL && group == NULL && held == before);
+}
+
+static void test_overflow(void)
+{
+    EXPECT(lofi__mem_create(SIZE_MAX / 2, 3) == NULL);
+    EXPECT_ERROR("elements of 3 bytes");
+    EXPECT(lofi__mem_create(SIZE_MAX, SIZE_MAX) == NULL);
+    void *empty = lofi__mem_create(0, 8);
+    EXPECT(empty != NULL);
+    lofi__mem_destroy(empty);
+    lofi__mem_destroy(NULL);
+    unsigned char *zeros = lofi__mem_create(10, 10);
+    ASSERT(zeros != NULL);
+    for (int i = 0; i < 100; i++)
+        EXPECT(zeros[i] == 0);
+    lofi__mem_destroy(zeros);
+}
+
+int main(void)
+{
+    until_failure = -1;
+    exhaust(make_topology, destroy_topology, 2);
+    fixed_topology = world_topology(0, 6, 3);
+    exhaust(make_group, destroy_group, 2);
+    exhaust(make_session, destroy_session, 1);
+    test_other_failures();
+    test_overflow();
+    lofi_topology_destroy(fixed_topology);
+    EXPECT(held == 0);
+    return test_end();
+}
