@@ -49,8 +49,12 @@ void tile_single(const lofi_group* group, const at::Tensor& local, at::Tensor& o
     }
 }
 
+// The inputs of this node's members one after another along the first dimension, as gloo wants it.
 at::Tensor local_output(const lofi_group* group, const at::Tensor& input) {
-    return at::empty({lofi_group_local_size(group), input.numel()}, input.options());
+    auto sizes = input.sizes().vec();
+    if (sizes.empty()) sizes.push_back(1);
+    sizes.front() *= lofi_group_local_size(group);
+    return at::empty(sizes, input.options());
 }
 
 void check_slots(const lofi_group* group, const at::Tensor& output, const at::Tensor& input) {
@@ -296,7 +300,7 @@ WorkPtr BackendLofi::LOFI_ALL_GATHER_SINGLE_COALESCED(Tensors& outputs, Tensors&
                 tile_single(group.get(), local[i], outputs[i]);
             }
         },
-        c10d::OpType::ALLGATHER_INTO_TENSOR_COALESCED);
+        c10d::OpType::ALLGATHER_COALESCED);
 }
 
 WorkPtr BackendLofi::gather(TensorLists& outputs, Tensors& inputs,

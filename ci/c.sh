@@ -30,6 +30,10 @@ run_gcc() {
 }
 
 run_clang() {
+  if ! command -v clang > /dev/null; then
+    echo "== clang: skipped, it is not installed"
+    return
+  fi
   build clang clang
   run_tests clang
 }

@@ -15,6 +15,7 @@ Memory: one copy of the tensors that differ, and about three chunks.
 
 import hashlib
 import time
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,9 @@ from lofi._targets import Item, collect
 
 CHUNK_BYTES = 32 * 1024 * 1024  # of all nodes' shards together; large enough for the wire
 _DIGEST_BYTES = 16
+# The tensors of the last agreements. gloo's thread lets go of a tensor some time after wait(); were
+# it the last to do so while the interpreter exits, it could not take the GIL and would abort.
+_kept_for_gloo: deque[tuple[torch.Tensor, torch.Tensor]] = deque(maxlen=4)
 _UNKNOWN = bytes(_DIGEST_BYTES)
 
 
@@ -218,6 +222,7 @@ class _Run:
         size = self.topology.world_size
         source = torch.frombuffer(bytearray(mine), dtype=torch.uint8)
         gathered = torch.empty(size * len(mine), dtype=torch.uint8)
+        _kept_for_gloo.append((source, gathered))
         self.world_inner._allgather_base(gathered, source).wait()
         self._count(len(mine) * (self.nodes - 1))
         data = gathered.numpy().tobytes()

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: MIT
+# make demo    set up, then the main job: lo-fi against data parallelism on real images
+# make test    set up, then every test
+# make bench   set up, then the benchmarks (needs root for the network ones)
+# make check   formatting and lint
+# make c       liblofi alone: warnings as errors, sanitizers, install (no Python, no torch)
+# make clean   remove what was built (not .venv)
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+SOURCES := CMakeLists.txt pyproject.toml setup.py \
+    $(shell find backend c_api -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.txt' -o -name '*.map')
+
+.PHONY: all setup demo test test-c test-python bench check c clean
+all: setup
+
+setup: $(VENV)/.built
+
+$(VENV)/.deps: requirements-dev.txt examples/vision/requirements.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
+	    { echo "make: $(PYTHON) -m venv failed; on Debian: apt-get install python3-venv"; exit 1; }
+	$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lofi needs Python 3.11 or newer")'
+	$(BIN)/pip install --quiet --disable-pip-version-check \
+	    -r requirements-dev.txt -r examples/vision/requirements.txt
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.deps $(SOURCES)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
+
+demo: setup
+	$(BIN)/python examples/vision/demo.py
+
+test: setup test-c
+	$(BIN)/python -m pytest tests
+
+test-c: $(VENV)/.deps
+	bash ci/c.sh gcc
+
+bench: setup
+	$(BIN)/python bench/overhead.py
+	$(BIN)/python bench/average.py
+
+check: setup
+	bash ci/format.sh
+
+c:
+	bash ci/c.sh
+
+clean:
+	rm -rf build bench/out examples/vision/out python/lofi/_C*.so $(VENV)/.built

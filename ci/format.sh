@@ -1,0 +1,9 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: MIT
+# Formatting and lint of the whole tree, with the versions that requirements-dev.txt pins.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+git ls-files '*.c' '*.h' '*.cpp' '*.hpp' | xargs clang-format --dry-run --Werror
+ruff check .
+ruff format --check .
+bash ci/check_layers.sh

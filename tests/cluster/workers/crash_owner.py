@@ -1,0 +1,28 @@
+# SPDX-License-Identifier: MIT
+"""Worker: owns a cluster with a process and an orphan inside, says what it made, and waits."""
+
+import json
+import time
+from pathlib import Path
+
+import leftovers
+from netns import Cluster
+
+
+def commands(prefix: str) -> list[str]:
+    """What the processes of the cluster are by now; one may end while we look."""
+    files = [Path(f"/proc/{pid}/comm") for pid in leftovers.processes(prefix)]
+    return [file.read_text().strip() for file in files if file.exists()]
+
+
+with Cluster(nodes=2, mbit=100) as cluster:
+    cluster.spawn(1, ["sh", "-c", "setsid sleep 1000 & exec sleep 1000"])
+    while commands(cluster.prefix) != ["sleep", "sleep"]:
+        time.sleep(0.01)
+    made = {
+        "prefix": cluster.prefix,
+        "keeper": cluster.keeper_pid,
+        "processes": leftovers.processes(cluster.prefix),
+    }
+    print(json.dumps(made), flush=True)
+    time.sleep(1000)
