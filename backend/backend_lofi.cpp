@@ -25,9 +25,11 @@ const Tensors& front_or_empty(const TensorLists& lists) {
     return lists.empty() ? none : lists.front();
 }
 
-c10::DeviceType device_of(const c10d::BarrierOptions& opts, std::optional<at::Device> bound) {
+c10::DeviceType device_of(const c10d::BarrierOptions& opts, std::optional<at::Device> bound,
+                          bool has_cuda) {
     if (opts.device) return opts.device->type();
-    if (!opts.device_ids.empty()) return c10::DeviceType::CUDA;
+    // gloo overlooks device_ids, and scripts give them on machines without a GPU too.
+    if (!opts.device_ids.empty() && has_cuda) return c10::DeviceType::CUDA;
     return bound ? bound->type() : c10::DeviceType::CPU;
 }
 
@@ -89,7 +91,8 @@ void BackendLofi::dress(c10d::Backend& inner) const {
 
 BackendLofi::Step BackendLofi::begin(const Call& call) {
     Step step{{LOFI_DO_REAL, LOFI_ADJUST_NONE, 1, 0, call.root, call.peer}, nullptr};
-    if (!single_) {
+    // A real collective is passed on as it is: what is wrong with it, its backend says.
+    if (!single_ && lofi_session_scope(session()) == LOFI_SCOPE_NODE) {
         lofi_call asked = LOFI_CALL_INIT;
         asked.collective = call.collective;
         asked.op = call.op;
@@ -97,7 +100,7 @@ BackendLofi::Step BackendLofi::begin(const Call& call) {
         asked.root = call.root;
         asked.peer = call.peer;
         asked.issuer = issuer();
-        asked.scope = lofi_session_scope(session());
+        asked.scope = LOFI_SCOPE_NODE;
         asked.strict = strict_;
         check(lofi_mirror_plan(group_.get(), &asked, &step.plan));
         if (step.plan.action == LOFI_DO_IMPLICIT) {
@@ -439,7 +442,8 @@ WorkPtr BackendLofi::recvAnysource(Tensors& tensors, int tag) {
 }
 
 WorkPtr BackendLofi::barrier(const c10d::BarrierOptions& opts) {
-    auto step = begin({.collective = LOFI_BARRIER, .device = device_of(opts, getBoundDeviceId())});
+    auto step = begin({.collective = LOFI_BARRIER,
+                       .device = device_of(opts, getBoundDeviceId(), coalesces_cuda_)});
     return issued(step, step.inner->barrier(opts));
 }
 

@@ -10,7 +10,7 @@ differs, in the tensors' own dtype. Chunks overlap: while one is averaged, the n
 Rejected: all_reduce of the weights. It sums in the dtype, in an order of its own, so that the
 result depends on the transport; and its sum of bf16 weights rounds K - 1 times.
 
-Memory: one copy of the tensors that differ, and about three chunks.
+Memory: one copy of the tensors that differ, and SLOTS buffers of 2.5 shards of a chunk each.
 """
 
 import hashlib
@@ -28,7 +28,8 @@ from lofi._log import log
 from lofi._native import _C
 from lofi._targets import Item, collect
 
-CHUNK_BYTES = 32 * 1024 * 1024  # of all nodes' shards together; large enough for the wire
+CHUNK_BYTES = 16 * 1024 * 1024  # of the row; a rank sends a shard of it, in K pieces
+SLOTS = 4  # chunks under way: one sent, one averaged, one going to the node, one to spare
 _DIGEST_BYTES = 16
 # The tensors of the last agreements. gloo's thread lets go of a tensor some time after wait(); were
 # it the last to do so while the interpreter exits, it could not take the GIL and would abort.
@@ -177,6 +178,30 @@ class _Part:
             offset += source.numel()
 
 
+@dataclass(frozen=True)
+class _Chunk:
+    """Elements begin ... begin + span of a row, padded; see lofi_chunk."""
+
+    begin: int
+    piece: int
+    span: int
+
+
+class _Slot:
+    """The buffers of one chunk under way, and the collective that uses them now."""
+
+    def __init__(self, nodes: int, piece: int, dtype: torch.dtype):
+        self.mine = torch.empty(nodes * piece, dtype=dtype)  # my shard, before and after
+        self.theirs = torch.empty_like(self.mine)  # my piece of it, in each node
+        self.mean = torch.empty(piece, dtype=dtype)
+        self.work: Any = None
+
+    def wait(self) -> None:
+        if self.work is not None:
+            self.work.wait()
+            self.work = None
+
+
 @dataclass
 class _Result:
     nodes: list[int]
@@ -321,17 +346,26 @@ class _Run:
         """What this node puts in for a tensor, contiguous on the CPU."""
         return own[index] if index in own else on_host(self.items[index].tensor)
 
+    def _finds_nonfinite(self, index: int, own: dict[int, torch.Tensor]) -> bool:
+        """In a tensor that the whole node holds, each rank looks at a part of its own."""
+        values = self._value(index, own).view(-1)
+        if not self.items[index].is_shard:
+            part = -(-values.numel() // self.node_size)
+            values = values[self.place * part : (self.place + 1) * part]
+        return _C.find_nonfinite(values) >= 0
+
     def _agree_on_members(
         self, differing: list[int], own: dict[int, torch.Tensor], weights: list[float]
     ) -> list[int]:
         """The nodes that are in: those whose differing tensors are finite."""
-        bad = next((i for i in differing if _C.find_nonfinite(self._value(i, own)) >= 0), -1)
+        bad = next((i for i in differing if self._finds_nonfinite(i, own)), -1)
         records = self._gather(torch.tensor([bad], dtype=torch.int64).numpy().tobytes())
         found = [int(torch.frombuffer(bytearray(r), dtype=torch.int64)[0]) for r in records]
         reports = []
         for node in range(self.nodes):
             of_node = found[node * self.node_size : (node + 1) * self.node_size]
-            reports.append((True, max(of_node), weights[node]))
+            bad_here = [index for index in of_node if index >= 0]
+            reports.append((True, min(bad_here, default=-1), weights[node]))
         members = _C.average_members(reports, self.nodes)
         for node, (_, index, _) in enumerate(reports):
             if node not in members and self.topology.rank % self.node_size == 0:
@@ -357,64 +391,61 @@ class _Run:
             yield _Part(items, sources, is_shard)
 
     def _exchange(self, part: _Part, members: list[int], weights: list[float]) -> None:
-        """Fill part.result. Up to three chunks are under way at once."""
+        """Fill part.result, with SLOTS chunks under way at once."""
         local_size = 1 if part.is_shard else self.node_size
-        place = 0 if part.is_shard else self.place
         width = part.dtype.itemsize
-        chunks = _C.chunks(part.count, self.nodes, local_size, max(CHUNK_BYTES // width, 1))
-        spans = [local_size * self.nodes * piece for _, _, piece in chunks]
-        part.result = torch.empty(sum(spans), dtype=part.dtype)
+        chunks = [
+            _Chunk(begin, piece, local_size * self.nodes * piece)
+            for begin, _, piece in _C.chunks(
+                part.count, self.nodes, local_size, max(CHUNK_BYTES // width, 1)
+            )
+        ]
+        part.result = torch.empty(sum(chunk.span for chunk in chunks), dtype=part.dtype)
+        # Used again and again: fresh pages for every chunk would cost as much as the copies.
+        slots = [_Slot(self.nodes, chunks[0].piece, part.dtype) for _ in chunks[:SLOTS]]
 
-        received: list[Any] = []  # of each chunk: (work, what my piece is in each node)
-        gathered: list[Any] = []  # (work, shard)
-        done: list[Any] = []
-        for index, (begin, _, piece) in enumerate(chunks):
-            received.append(self._send_pieces(part, begin + place * self.nodes * piece, piece))
-            if index > 0:
-                gathered.append(self._return_mean(received[index - 1], members, weights))
-            if index > 1:
-                done.append(self._to_node(part, gathered, index - 2, chunks, spans))
-        for index in range(len(gathered), len(chunks)):
-            gathered.append(self._return_mean(received[index], members, weights))
-        for index in range(len(done), len(chunks)):
-            done.append(self._to_node(part, gathered, index, chunks, spans))
-        for work in done:
-            if work is not None:
-                work.wait()
+        for step in range(len(chunks) + 2):
+            if step < len(chunks):
+                slot = slots[step % SLOTS]
+                slot.wait()  # the node has had the chunk that used this slot before
+                self._send_pieces(part, chunks[step], slot)
+            if 0 <= step - 1 < len(chunks):
+                self._return_mean(chunks[step - 1], slots[(step - 1) % SLOTS], members, weights)
+            if 0 <= step - 2 < len(chunks):
+                self._to_node(part, chunks[step - 2], slots[(step - 2) % SLOTS])
+        for slot in slots:
+            slot.wait()
 
-    def _send_pieces(self, part: _Part, begin: int, piece: int) -> tuple[Any, torch.Tensor]:
-        mine = torch.empty(self.nodes * piece, dtype=part.dtype)
-        part.read(begin, mine)
-        theirs = torch.empty_like(mine)
-        work = self.column_inner.alltoall_base(_bytes(theirs), _bytes(mine), [], [])
-        self._count((self.nodes - 1) * piece * part.dtype.itemsize)
-        return work, theirs
+    def _send_pieces(self, part: _Part, chunk: _Chunk, slot: _Slot) -> None:
+        """My shard of the chunk, one piece to each node; from each node comes my piece."""
+        size = self.nodes * chunk.piece
+        mine, theirs = slot.mine[:size], slot.theirs[:size]
+        place = 0 if part.is_shard else self.place
+        part.read(chunk.begin + place * size, mine)
+        slot.work = self.column_inner.alltoall_base(_bytes(theirs), _bytes(mine), [], [])
+        self._count((self.nodes - 1) * chunk.piece * part.dtype.itemsize)
 
     def _return_mean(
-        self, received: tuple[Any, torch.Tensor], members: list[int], weights: list[float]
-    ) -> tuple[Any, torch.Tensor]:
-        work, theirs = received
-        work.wait()
-        pieces = list(theirs.view(self.nodes, -1))
-        mean = torch.empty_like(pieces[0])
+        self, chunk: _Chunk, slot: _Slot, members: list[int], weights: list[float]
+    ) -> None:
+        """The mean of my piece goes to the peers, theirs come: my shard is whole again."""
+        slot.wait()
+        size = self.nodes * chunk.piece
+        pieces = list(slot.theirs[:size].view(self.nodes, -1))
+        mean = slot.mean[: chunk.piece]
         _C.mean(mean, [pieces[node] for node in members], weights)
-        shard = torch.empty_like(theirs)
-        work = self.column_inner._allgather_base(_bytes(shard), _bytes(mean))
+        slot.work = self.column_inner._allgather_base(_bytes(slot.mine[:size]), _bytes(mean))
         self._count((self.nodes - 1) * mean.nbytes)
-        return work, shard
 
-    def _to_node(
-        self, part: _Part, gathered: list[Any], index: int, chunks: list[Any], spans: list[int]
-    ) -> Any:
-        work, shard = gathered[index]
-        gathered[index] = None  # the shard lives as long as the work below
-        work.wait()
-        begin = chunks[index][0]
-        result = part.result[begin : begin + spans[index]]
+    def _to_node(self, part: _Part, chunk: _Chunk, slot: _Slot) -> None:
+        """My shard goes to the node's other ranks, theirs come: the chunk is whole."""
+        slot.wait()
+        shard = slot.mine[: self.nodes * chunk.piece]
+        result = part.result[chunk.begin : chunk.begin + chunk.span]
         if part.is_shard:
             result.copy_(shard)
-            return None
-        return self.node_inner._allgather_base(_bytes(result), _bytes(shard))
+        else:
+            slot.work = self.node_inner._allgather_base(_bytes(result), _bytes(shard))
 
     # -- commit -------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch.distributed as dist
 
 from lofi import _config, _hooks, _implicit, _world
+from lofi._hooks.patch import not_compiled
 from lofi._log import log
 from lofi._native import _C
 
@@ -97,6 +98,7 @@ class Source:
             return [group.member(i, place) for i in range(group.node_count)], f"column{place}"
         return list(range(group.size)), "world"
 
+    @not_compiled
     def make(self, device: str, span: str) -> Any:
         members, label = self.members(span)
         store = dist.PrefixStore(f"lofi/{device}/{label}", self.store)
@@ -136,6 +138,7 @@ class Source:
     def split(self, store: Any, ranks: list[int], timeout: timedelta, name: str) -> Any:
         return make(store, ranks, timeout, name, self.given)
 
+    @not_compiled
     def before_implicit(self, collective: str) -> None:
         self.checker.check(collective)
 

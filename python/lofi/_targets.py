@@ -53,7 +53,7 @@ def _named_tensors(target: Any, prefix: str) -> Iterator[tuple[str, torch.Tensor
     if isinstance(target, torch.Tensor):
         yield prefix or "tensor", target
     elif isinstance(target, torch.nn.Module):
-        yield from _of_module(target, prefix)
+        yield from named_tensors(target, prefix)
     elif isinstance(target, torch.optim.Optimizer):
         for index, parameter in enumerate(_parameters_of(target)):
             for key, value in target.state.get(parameter, {}).items():
@@ -78,7 +78,10 @@ def _parameters_of(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
     return [tensor for group in optimizer.param_groups for tensor in group["params"]]
 
 
-def _of_module(module: torch.nn.Module, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
+def named_tensors(
+    module: torch.nn.Module, prefix: str = ""
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters and buffers by the names that they have without wrappers."""
     dot = f"{prefix}." if prefix else ""
     inner = unwrap(module)
     for name, tensor in inner.named_parameters():

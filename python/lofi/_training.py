@@ -10,6 +10,7 @@ from lofi import _implicit, _world
 from lofi._log import log
 from lofi._native import _C
 from lofi._average import digests_of
+from lofi._targets import named_tensors
 
 
 def begins(model: torch.nn.Module) -> None:
@@ -17,15 +18,23 @@ def begins(model: torch.nn.Module) -> None:
     world = _world.current()
     if model not in world.trained_models:
         if world.spans_nodes:
-            world.trained_models[model] = digests_of(model)
-            for tensor in (*model.parameters(), *model.buffers()):
-                world.remember_trained(tensor)
+            world.trained_models[model] = _first_digests(world, model)
         else:
             world.trained_models[model] = {}
         _keep(model)
     if _C.phase() in ("setup", "done"):
         log("info", f"training begins with {type(model).__name__}: nodes train apart")
         _C.event(_C.EVENT_TRAIN)
+
+
+def _first_digests(world: _world.World, model: torch.nn.Module) -> dict[str, bytes]:
+    """What the model's training begins with; a model that is wrapped again has begun before."""
+    digests = digests_of(model)
+    for name, tensor in named_tensors(model):
+        began = world.remember_trained(tensor, digests.get(name, b""))
+        if name in digests:  # tied tensors have one name there
+            digests[name] = began
+    return digests
 
 
 # Under the launcher, models must live until the average at the end, also when the function that

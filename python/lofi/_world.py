@@ -23,8 +23,11 @@ class World:
     trained_models: "weakref.WeakKeyDictionary[torch.nn.Module, dict[str, bytes]]" = field(
         default_factory=weakref.WeakKeyDictionary
     )
-    # Tensors of those models, by identity: a model that is wrapped again must keep them.
-    trained_tensors: dict[int, "weakref.ref[torch.Tensor]"] = field(default_factory=dict)
+    # Tensors of those models, by identity, and the digests they began with: a model that is wrapped
+    # again must keep them.
+    trained_tensors: dict[int, tuple["weakref.ref[torch.Tensor]", bytes]] = field(
+        default_factory=dict
+    )
     wrapped: int = 0  # models wrapped so far
     # Optimizers whose first step began training because nothing was wrapped.
     stepped_optimizers: list[Any] = field(default_factory=list)
@@ -44,12 +47,14 @@ class World:
 
     def was_trained(self, tensor: torch.Tensor) -> bool:
         known = self.trained_tensors.get(id(tensor))
-        return known is not None and known() is tensor
+        return known is not None and known[0]() is tensor
 
-    def remember_trained(self, tensor: torch.Tensor) -> None:
-        key = id(tensor)
-        forget = self.trained_tensors
-        self.trained_tensors[key] = weakref.ref(tensor, lambda _: forget.pop(key, None))
+    def remember_trained(self, tensor: torch.Tensor, digest: bytes) -> bytes:
+        """The digest that the tensor's training began with: this one, unless it is known."""
+        key, table = id(tensor), self.trained_tensors
+        if not self.was_trained(tensor):
+            table[key] = (weakref.ref(tensor, lambda _: table.pop(key, None)), digest)
+        return table[key][1]
 
 
 world = World()
@@ -84,9 +89,13 @@ def backend_of(group: Any) -> Any:
 
 def nodes_spanned(group: Any) -> int:
     """How many nodes the members of a group lie on; 1 without a topology."""
+    return nodes_of(dist.get_process_group_ranks(group))
+
+
+def nodes_of(ranks: list[int]) -> int:
+    """The same for a list of global ranks: torch knows a group's ranks only once it is made."""
     if world.topology is None:
         return 1
-    ranks = dist.get_process_group_ranks(group)
     return len({rank // world.topology.node_size for rank in ranks})
 
 

@@ -38,24 +38,22 @@ def _wrap_unless_lofi(original: Any, wrapped_pg: Any, *args: Any, **kwargs: Any)
     return original(wrapped_pg, *args, **kwargs)
 
 
-def _watch_bypass(original: Any, *args: Any, **kwargs: Any) -> Any:
-    result = original(*args, **kwargs)
+def _watch_bypass(
+    original: Any, size: int, rank: Any, global_ranks: list[int], *args: Any, **kwargs: Any
+) -> Any:
+    result = original(size, rank, global_ranks, *args, **kwargs)
     group = result[0]
-    if (
-        isinstance(group, dist.ProcessGroup)
-        and _world.current().spans_nodes
-        and _world.backend_of(group) is None
-        and _world.nodes_spanned(group) > 1
-    ):
-        _count_bypass(group)
+    nodes = _world.nodes_of(global_ranks)  # of a default group the list is empty
+    if isinstance(group, dist.ProcessGroup) and nodes > 1 and _world.backend_of(group) is None:
+        _count_bypass(group, nodes)
     return result
 
 
-def _count_bypass(group: Any) -> None:
+def _count_bypass(group: Any, nodes: int) -> None:
     backend = dist.get_backend(group)
     log(
         "warn",
-        f"a group of backend {backend!r} spans {_world.nodes_spanned(group)} nodes: its "
+        f"a group of backend {backend!r} spans {nodes} nodes: its "
         "collectives cross nodes and are not lofi's (stats() counts them as bypass). Use backend "
         '"lofi" for it to stay inside the node while training',
     )

@@ -16,7 +16,7 @@ import torch.distributed as dist
 from torch.nn.parallel import distributed as torch_ddp
 
 from lofi import _training, _world
-from lofi._hooks.patch import wrap
+from lofi._hooks.patch import not_compiled, when_imported, wrap
 from lofi._native import _C
 from lofi._phases import scope
 
@@ -30,6 +30,11 @@ def install() -> None:
     wrap(ddp, "_post_forward", _own_broadcasts)
     for hook in ("main_hook", "post_hook"):
         wrap(torch_ddp._DDPJoinHook, hook, _own_broadcasts)
+    wrap(torch_ddp._DDPJoinHook, "__init__", _join_hook_init)
+    when_imported(
+        "torch._dynamo.eval_frame",
+        lambda module: wrap(module.OptimizedModule, "__call__", _compiled_call),
+    )
 
 
 @contextmanager
@@ -51,10 +56,32 @@ def _own_broadcasts(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
 def _pre_forward(original: Any, self: Any, *inputs: Any, **kwargs: Any) -> Any:
     if torch.compiler.is_compiling():
         return original(self, *inputs, **kwargs)
-    if torch.is_grad_enabled() and _world.backend_of(self.process_group) is not None:
-        _training.begins(self)
+    _begins(self)
     with _by_wrapper():
         return original(self, *inputs, **kwargs)
+
+
+def _compiled_call(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
+    """torch.compile(model)(...): with optimize_ddp = "python_reducer" all of DDP's forward is
+    compiled, so that no hook runs in it."""
+    model = self._orig_mod
+    if not torch.compiler.is_compiling() and isinstance(
+        model, torch_ddp.DistributedDataParallel
+    ):
+        _begins(model)
+    return original(self, *args, **kwargs)
+
+
+@not_compiled
+def _begins(model: Any) -> None:
+    if torch.is_grad_enabled() and _world.backend_of(model.process_group) is not None:
+        _training.begins(model)
+
+
+def _join_hook_init(original: Any, self: Any, ddp: Any, *args: Any, **kwargs: Any) -> None:
+    # In join() a rank without any input runs no forward, but all of the others' collectives.
+    _begins(ddp)
+    original(self, ddp, *args, **kwargs)
 
 
 def _group_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from lofi import _training, _world
-from lofi._hooks.patch import when_imported, wrap
+from lofi._hooks.patch import not_compiled, when_imported, wrap
 
 
 def install() -> None:
@@ -21,6 +21,7 @@ def install() -> None:
     )
 
 
+@not_compiled
 def _begins(model: torch.nn.Module) -> None:
     if torch.is_grad_enabled() and _world.current().topology is not None:
         _training.begins(model)

@@ -11,12 +11,18 @@ from typing import Any
 from torch._C._dynamo import eval_frame
 
 
-def _skip_when_compiling(function: Any) -> None:
+def _skip_when_compiling(function: Any, callees: bool = False) -> None:
     """What torch._dynamo.skip_code does, without importing torch._dynamo (seconds)."""
-    skip = eval_frame._FrameExecStrategy(
-        eval_frame._FrameAction.SKIP, eval_frame._FrameAction.DEFAULT
-    )
+    of_callees = eval_frame._FrameAction.SKIP if callees else eval_frame._FrameAction.DEFAULT
+    skip = eval_frame._FrameExecStrategy(eval_frame._FrameAction.SKIP, of_callees)
     eval_frame.set_code_exec_strategy(function.__code__, skip)
+
+
+def not_compiled(function: Any) -> Any:
+    """Decorates what torch may call while torch.compile is active: it, and all that it calls, runs
+    as it is. (torch.compile would take their frames for the user's and try to compile them.)"""
+    _skip_when_compiling(function, callees=True)
+    return function
 
 
 def wrap(owner: Any, name: str, around: Callable[..., Any]) -> None:
