@@ -4,6 +4,8 @@
 #include <ATen/ATen.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 
+#include "torch_compat.hpp"
+
 namespace lofi {
 namespace {
 
@@ -17,10 +19,10 @@ bool premultiplies(const at::Tensor& tensor) {
 
 c10d::ReduceOp premultiplied(const lofi_plan& plan, const c10d::ReduceOp& op) {
     const double factor = static_cast<double>(plan.factor);
-    if (op.op_ != c10d::ReduceOp::PREMUL_SUM) return c10d::makePreMulSum(factor);
-    const auto* given = static_cast<const c10d::PreMulSumSupplement*>(op.supplement_.get());
-    if (given->tensor_factor.defined()) return c10d::makePreMulSum(given->tensor_factor * factor);
-    return c10d::makePreMulSum(given->double_factor * factor);
+    if (op.op_ != c10d::ReduceOp::PREMUL_SUM) return LOFI_MAKE_PREMUL_SUM(factor);
+    const auto* given = static_cast<const LOFI_PREMUL_SUPPLEMENT*>(op.supplement_.get());
+    if (given->tensor_factor.defined()) return LOFI_MAKE_PREMUL_SUM(given->tensor_factor * factor);
+    return LOFI_MAKE_PREMUL_SUM(given->double_factor * factor);
 }
 
 void adjust_values(const lofi_plan& plan, at::Tensor values) {

@@ -64,6 +64,13 @@ class PySource : public InnerSource {
         py::gil_scoped_acquire gil;
         source_.attr("before_implicit")(collective);
     }
+    void drop(std::vector<c10::intrusive_ptr<c10d::Backend>> backends) override {
+        // gloo's threads need the GIL to let go of a tensor that Python knows, and hold gloo's
+        // lock meanwhile: whoever ends the backend must not hold the GIL.
+        std::optional<py::gil_scoped_release> released;
+        if (Py_IsInitialized() && PyGILState_Check()) released.emplace();
+        backends.clear();
+    }
 
     py::object object() const { return source_; }
 

@@ -8,6 +8,12 @@ const char* name_of(Span span) {
     return names[static_cast<size_t>(span)];
 }
 
+Inners::~Inners() {
+    std::vector<c10::intrusive_ptr<c10d::Backend>> backends;
+    for (Entry& entry : entries_) backends.push_back(std::move(entry.backend));
+    source_->drop(std::move(backends));
+}
+
 c10::intrusive_ptr<c10d::Backend> Inners::find(c10::DeviceType device, Span span) const {
     std::lock_guard<std::mutex> lock(mutex_);
     for (const Entry& entry : entries_) {

@@ -39,6 +39,10 @@ class InnerSource {
     // Called before a collective of the user crosses nodes while these train apart: compares a
     // tag with the other nodes, warns once per call site. Throws to refuse.
     virtual void before_implicit(const std::string& collective) = 0;
+    // Drops the backends of a group that ends, which waits for their threads.
+    virtual void drop(std::vector<c10::intrusive_ptr<c10d::Backend>> backends) {
+        backends.clear();
+    }
 };
 
 // The inner backends of one group, made when first needed, one for each device type and span.
@@ -49,6 +53,7 @@ class Inners {
     using Dress = std::function<void(c10d::Backend&)>;
     Inners(std::unique_ptr<InnerSource> source, bool single, Dress dress)
         : source_(std::move(source)), single_(single), dress_(std::move(dress)) {}
+    ~Inners();
 
     c10::intrusive_ptr<c10d::Backend> get(c10::DeviceType device, Span span);
     InnerSource& source() { return *source_; }

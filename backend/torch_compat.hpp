@@ -33,6 +33,15 @@
 #define LOFI_ALL_TO_ALL_SINGLE alltoall_base
 #endif
 
+// 2.13 took NCCL out of the name of PREMUL_SUM's factor.
+#if LOFI_TORCH_AT_LEAST(13)
+#define LOFI_PREMUL_SUPPLEMENT c10d::PreMulSumSupplement
+#define LOFI_MAKE_PREMUL_SUM c10d::makePreMulSum
+#else
+#define LOFI_PREMUL_SUPPLEMENT c10d::NCCLPreMulSumSupplement
+#define LOFI_MAKE_PREMUL_SUM c10d::makeNCCLPreMulSum
+#endif
+
 #if LOFI_TORCH_AT_LEAST(12)
 #define LOFI_HAS_SUSPEND 1
 #endif
