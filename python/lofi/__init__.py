@@ -47,7 +47,11 @@ def __dir__() -> list[str]:
 
 
 def _register() -> None:
-    import torch  # noqa: F401  (registers lofi itself unless autoloading is off)
+    import torch
+
+    # Inside `import torch` its entry point registers lofi, and lets no error break torch.
+    if getattr(torch.__spec__, "_initializing", False):
+        return
 
     from lofi._register import register
 

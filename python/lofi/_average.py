@@ -96,7 +96,7 @@ def finalize_average(
         averaged=result.averaged,
         weights=result.weights,
     )
-    log("info", f"average of nodes {average.nodes} in {average.seconds:.2f} s")
+    log("debug", f"average of nodes {average.nodes} in {average.seconds:.2f} s")
     return average
 
 
@@ -270,12 +270,10 @@ class _Run:
         records = self._gather(record)
         self._compare(records, slice(0, 32), layout, "the layout of the target")
         if all(record[64] for record in records):
-            lines = [
-                f"{item.name} {first.hex()}"
-                for item, first in zip(self.items, firsts, strict=True)
-                if not item.is_shard
-            ]
-            self._compare(records, slice(32, 64), lines, "the weights that training began with")
+            pairs = zip(self.items, firsts, strict=True)
+            lines = [f"{item.name} {first.hex()}" for item, first in pairs]
+            what = "the weights that training began with"
+            self._compare(records, slice(32, 64), lines, what, by_place=True)
         weights = [
             float(torch.frombuffer(bytearray(record[65:]), dtype=torch.float64)[0])
             for record in records
@@ -289,16 +287,24 @@ class _Run:
                 )
         return weights[:: self.node_size]
 
-    def _compare(self, records: list[bytes], part: slice, lines: list[str], what: str) -> None:
-        """Raise on every rank, with the same words, if some rank's record differs from rank 0's."""
-        other = next((r for r, rec in enumerate(records) if rec[part] != records[0][part]), None)
+    def _compare(
+        self, records: list[bytes], part: slice, lines: list[str], what: str, by_place: bool = False
+    ) -> None:
+        """Raise on every rank, with the same words, if a rank's record differs from rank 0's; or,
+        by place, since shards differ inside a node, from that of the same place in node 0."""
+
+        def model(rank: int) -> int:
+            return rank % self.node_size if by_place else 0
+
+        ranks = range(len(records))
+        other = next((r for r in ranks if records[r][part] != records[model(r)][part]), None)
         if other is None:
             return
         store = dist.PrefixStore(f"lofi/average/{self.number}/{what}", self.store)
         rank = self.topology.rank
-        if rank in (0, other):
+        if rank in (model(other), other):
             store.set(str(rank), "\n".join(lines))
-        theirs = [store.get(str(r)).decode().split("\n") for r in (0, other)]
+        theirs = [store.get(str(r)).decode().split("\n") for r in (model(other), other)]
         first, second = _first_difference(*theirs)
         nodes = f"node 0 has {first}, node {other // self.node_size}"
         if other < self.node_size:
@@ -338,8 +344,12 @@ class _Run:
         options = dist.BroadcastOptions()
         options.rootRank = 0
         self.node_inner.broadcast([value.view(-1)], options).wait()
-        if isinstance(item.tensor, torch.nn.Parameter) or item.tensor.requires_grad:
-            log("warn", f"the ranks of node {self.node} hold different values of {item.name}")
+        if item.is_parameter and self.place == 0:
+            log(
+                "warn",
+                f"the ranks of a node hold different values of the parameter {item.name}: the first "
+                "rank's are averaged",
+            )
         return value
 
     def _value(self, index: int, own: dict[int, torch.Tensor]) -> torch.Tensor:

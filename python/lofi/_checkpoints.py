@@ -18,7 +18,7 @@ import torch.serialization
 
 from lofi import _average, _training, _world
 from lofi._hooks.patch import wrap
-from lofi._log import log
+from lofi._log import log, say
 from lofi._native import _C
 from lofi._targets import Item, collect
 
@@ -61,7 +61,8 @@ def finish() -> None:
     items = collect(target)
     own = {id(item.tensor): _C.digest(_average.on_host(item.tensor)) for item in items}
     average = _average.finalize_average(target)
-    log("info" if world.rank else "warn", _told(average))
+    if world.rank == 0:
+        say(_told(average))
     if _last and world.settings.save != "off":
         _write(items, own, world.settings.save)
 
@@ -85,7 +86,7 @@ def _write(items: list[Item], own: dict[int, bytes], how: str) -> None:
     what = "everything else as the script saved it"
     if not kept:
         what = f"a state dict: {_last} does not hold this node's last weights"
-    log("warn", f"the average is in {path} ({what})")
+    say(f"the average is in {path} ({what})")
 
 
 def _beside(path: str) -> str:

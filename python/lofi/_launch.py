@@ -8,6 +8,7 @@ averaged and written beside its last checkpoint.
 """
 
 import atexit
+import functools
 import os
 import runpy
 import sys
@@ -38,8 +39,6 @@ def take_over() -> None:
     dist.destroy_process_group = c10d.destroy_process_group
     _training.keep_models_alive()
     _checkpoints.watch()
-    # The last registered runs first: before torch's and ours that need the store no more.
-    atexit.register(_finish_at_exit)
 
 
 def _replaceable(backend: str) -> bool:
@@ -68,6 +67,7 @@ def _new_process_group(original: Any, *args: Any, **kwargs: Any) -> Any:
     else:
         args = (*args[:_POSITION], _REGISTERED, *args[_POSITION + 1 :])
     result = original(*args, **kwargs)
+    _register_end()
     group = result[0]
     if group in c10d._world.pg_map:
         _, store = c10d._world.pg_map[group]
@@ -83,6 +83,13 @@ def _destroy(original: Any, group: Any = None) -> Any:
 
 
 _failed = False
+
+
+@functools.cache
+def _register_end() -> None:
+    # atexit runs the last registered first: the average comes before what the first group has
+    # registered, such as writing the statistics.
+    atexit.register(_finish_at_exit)
 
 
 def _finish_at_exit() -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lofi import _world
+from lofi import _sharded, _world
 
 
 @dataclass
@@ -18,6 +18,7 @@ class Item:
     tensor: torch.Tensor  # what this rank holds of it: for a DTensor, its shard
     shape: tuple[int, ...]  # of the whole tensor
     is_shard: bool  # each rank of the node holds a part of its own
+    is_parameter: bool  # not a buffer, which DDP lets differ inside a node
 
     @property
     def dtype(self) -> torch.dtype:
@@ -84,9 +85,10 @@ def named_tensors(
     """Parameters and buffers by the names that they have without wrappers."""
     dot = f"{prefix}." if prefix else ""
     inner = unwrap(module)
-    for name, tensor in inner.named_parameters():
-        yield dot + plain_name(name), tensor
-    for name, tensor in inner.named_buffers():
+    _sharded.reshard(inner)
+    flat, views = _sharded.flat_parameters(inner)
+    named = (pair for pair in inner.named_parameters() if id(pair[1]) not in views)
+    for name, tensor in (*named, *flat.items(), *inner.named_buffers()):
         yield dot + plain_name(name), tensor
 
 
@@ -105,22 +107,23 @@ def unwrap(module: torch.nn.Module) -> torch.nn.Module:
 
 
 def _item(name: str, tensor: torch.Tensor) -> Item:
+    flat_shard = _is_fsdp1_shard(tensor)  # detach() forgets the class
+    is_parameter = isinstance(tensor, torch.nn.Parameter)
     tensor = tensor.detach()
     if hasattr(tensor, "device_mesh") and hasattr(tensor, "placements"):
-        return _dtensor_item(name, tensor)
-    flat_shard = _is_fsdp1_shard(tensor)
+        return _dtensor_item(name, tensor, is_parameter)
     if tensor.is_meta:
         raise ValueError(f"lofi.finalize_average: {name} is on the meta device and has no values")
     if tensor.layout != torch.strided:
         raise ValueError(f"lofi.finalize_average: {name} is sparse; average its dense form")
-    return Item(name, tensor, tuple(tensor.shape), flat_shard)
+    return Item(name, tensor, tuple(tensor.shape), flat_shard, is_parameter)
 
 
 def _is_fsdp1_shard(tensor: torch.Tensor) -> bool:
-    return type(tensor).__name__ == "FlatParameter"
+    return getattr(tensor, "_is_flat_param", False)  # as its isinstance looks for it
 
 
-def _dtensor_item(name: str, tensor: Any) -> Item:
+def _dtensor_item(name: str, tensor: Any, is_parameter: bool) -> Item:
     mesh, sharded = tensor.device_mesh, False
     for dim, placement in enumerate(tensor.placements):
         if placement.is_replicate():
@@ -133,4 +136,4 @@ def _dtensor_item(name: str, tensor: Any) -> Item:
         if placement.is_partial():
             raise ValueError(f"lofi.finalize_average: {name} is a partial sum, not a value")
         sharded = True
-    return Item(name, tensor.to_local(), tuple(tensor.shape), sharded)
+    return Item(name, tensor.to_local(), tuple(tensor.shape), sharded, is_parameter)

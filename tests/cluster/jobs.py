@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from leftovers import KILL_SECONDS
 from marks import Counters, read_marks
 
 TAIL_LINES = 25
@@ -99,7 +100,7 @@ class Job:
             # Also what the processes left behind: torchrun's workers outlive a killed torchrun.
             self.kill()
             for process in self.processes:
-                process.popen.wait()
+                process.popen.wait(KILL_SECONDS)
         run = Run(
             results=[_result(p, p.popen.pid in killed) for p in self.processes],
             seconds=time.monotonic() - self.started,

@@ -434,7 +434,7 @@ class Cluster:
         try:
             leftovers.remove(self.prefix)
             for process in self._popens:
-                process.wait()
+                process.wait(leftovers.KILL_SECONDS)
             while self._counter_files:
                 os.close(self._counter_files.pop())
         finally:

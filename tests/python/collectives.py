@@ -6,6 +6,7 @@ the collective and returns what it touched, inputs included. Two groups agree on
 Outcomes are equal: the same bits, or the same exception.
 """
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -145,7 +146,7 @@ def reduce_scatter_tensor(call: Call) -> Result:
 
 
 def reduce_scatter_base(call: Call) -> Result:
-    source, output = call.input(call.size, 3), call.room(3)
+    source, output = call.input(2 * call.size, 3), call.room(2, 3)
     call.finish(dist._reduce_scatter_base(output, source, **call.reduces))
     return [output, source]
 
@@ -178,12 +179,6 @@ def all_gather(call: Call) -> Result:
 
 def all_gather_into_tensor(call: Call) -> Result:
     source, output = call.input(2, 3), call.room(2 * call.size, 3)
-    call.finish(dist.all_gather_into_tensor(output, source, **call.common))
-    return [output, source]
-
-
-def all_gather_stacked(call: Call) -> Result:
-    source, output = call.input(2, 3), call.room(call.size, 2, 3)
     call.finish(dist.all_gather_into_tensor(output, source, **call.common))
     return [output, source]
 
@@ -241,8 +236,7 @@ def all_to_all_split(call: Call) -> Result:
 
 
 def all_to_all(call: Call) -> Result:
-    sources = [call.input(1 + peer + call.rank, number=peer) for peer in range(call.size)]
-    outputs = [call.room(1 + peer + call.rank) for peer in range(call.size)]
+    sources, outputs = [call.input(3, number=i) for i in range(call.size)], call.rooms(3)
     call.finish(dist.all_to_all(outputs, sources, **call.common))
     return [outputs, sources]
 
@@ -418,7 +412,6 @@ REDUCTIONS = MIRRORED_REDUCTIONS | table(
 MIRRORED_MOVES = table(
     all_gather,
     all_gather_into_tensor,
-    all_gather_stacked,
     all_gather_base,
     all_gather_coalesced,
     all_gather_in_manager,
@@ -447,11 +440,15 @@ class Outcome:
         return f"{self.error}: {self.text}" if self.error else str(self.value)
 
 
+_WHERE_LOGGED = re.compile(r"\[F\d+ [^\]]*\]")  # the time and line of a failed check of glog
+
+
 def outcome(function: Callable[..., Any], *args: Any) -> Outcome:
     try:
         return Outcome(value=frozen(function(*args)))
     except Exception as error:
-        return Outcome(type(error).__name__, str(error).splitlines()[0] if str(error) else "")
+        first_line = str(error).partition("\n")[0]
+        return Outcome(type(error).__name__, _WHERE_LOGGED.sub("", first_line))
 
 
 def frozen(value: Any) -> Any:

@@ -10,6 +10,7 @@ A fork is ready in milliseconds, where a fresh interpreter takes seconds to impo
 must run no torch operation on several threads before.
 """
 
+import faulthandler
 import os
 import pickle
 import signal
@@ -70,6 +71,7 @@ def run_ranks(
             variables = _variables(rank, world_size, port)
             variables.update(env or {})
             variables.update(rank_env(rank) if rank_env else {})
+            faulthandler.dump_traceback_later(timeout / 2)  # where a rank hangs, on stderr
             _run_rank(function, args, variables, send)
         send.close()
         pids.append(pid)

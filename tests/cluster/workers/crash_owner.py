@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: MIT
-"""Worker: owns a cluster with a process and an orphan inside, says what it made, and waits."""
+"""Worker: owns a cluster with two processes, one of them an orphan without environment.
+
+Says what it made, and waits.
+"""
 
 import json
+import subprocess
 import time
 from pathlib import Path
 
@@ -16,8 +20,12 @@ def commands(prefix: str) -> list[str]:
 
 
 with Cluster(nodes=2, mbit=100) as cluster:
-    cluster.spawn(1, ["sh", "-c", "setsid sleep 1000 & exec sleep 1000"])
+    line = "setsid env -i sleep 1000 & exec sleep 1000"
+    # Not our stdout: the parent waits for its end.
+    cluster.spawn(1, ["sh", "-c", line], stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 10
     while commands(cluster.prefix) != ["sleep", "sleep"]:
+        assert time.monotonic() < deadline, commands(cluster.prefix)
         time.sleep(0.01)
     made = {
         "prefix": cluster.prefix,
