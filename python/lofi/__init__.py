@@ -26,9 +26,9 @@ _PUBLIC = {
 __all__ = [*_PUBLIC, "__version__"]
 
 if TYPE_CHECKING:
-    from lofi._config import configure as configure
     from lofi._average import Average as Average
     from lofi._average import finalize_average as finalize_average
+    from lofi._config import configure as configure
     from lofi._phases import phase as phase
     from lofi._phases import scope as scope
     from lofi._phases import start as start

@@ -50,9 +50,7 @@ class Average:
     weights: list[float] = field(default_factory=list)  # of the nodes that are in it
 
 
-def finalize_average(
-    target: Any, *, weight: float = 1.0, timeout: float | None = None
-) -> Average:
+def finalize_average(target: Any, *, weight: float = 1.0, timeout: float | None = None) -> Average:
     """Replace the tensors of `target` by their mean over the nodes, in place, on every rank.
 
     target   a module (DDP, FSDP2 as HSDP, or bare: parameters and buffers), a state dict, tensors,

@@ -162,5 +162,3 @@ def _write_stats_at_exit(rank: int) -> None:
             log("error", f"LOFI_STATS: {error}")
 
     atexit.register(write)
-
-

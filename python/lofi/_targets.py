@@ -79,9 +79,7 @@ def _parameters_of(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
     return [tensor for group in optimizer.param_groups for tensor in group["params"]]
 
 
-def named_tensors(
-    module: torch.nn.Module, prefix: str = ""
-) -> Iterator[tuple[str, torch.Tensor]]:
+def named_tensors(module: torch.nn.Module, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
     """Parameters and buffers by the names that they have without wrappers."""
     dot = f"{prefix}." if prefix else ""
     inner = unwrap(module)

@@ -23,9 +23,7 @@ def install() -> None:
     wrap(c10d, "_new_process_group_helper", _watch_bypass)
 
 
-def wrap_for_debug(
-    inner: Any, name: str, store: Any, rank: int, size: int, timeout: Any
-) -> Any:
+def wrap_for_debug(inner: Any, name: str, store: Any, rank: int, size: int, timeout: Any) -> Any:
     """TORCH_DISTRIBUTED_DEBUG=DETAIL for an inner backend."""
     return _debug_wrapper(inner, name, store, rank, size, timeout)
 

@@ -65,9 +65,7 @@ def _compiled_call(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
     """torch.compile(model)(...): with optimize_ddp = "python_reducer" all of DDP's forward is
     compiled, so that no hook runs in it."""
     model = self._orig_mod
-    if not torch.compiler.is_compiling() and isinstance(
-        model, torch_ddp.DistributedDataParallel
-    ):
+    if not torch.compiler.is_compiling() and isinstance(model, torch_ddp.DistributedDataParallel):
         _begins(model)
     return original(self, *args, **kwargs)
 

@@ -48,8 +48,13 @@ def _refuse(what: str, group: Any) -> None:
 
 
 def _zero(
-    original: Any, self: Any, params: Any, optimizer_class: Any, process_group: Any = None,
-    *args: Any, **kwargs: Any,
+    original: Any,
+    self: Any,
+    params: Any,
+    optimizer_class: Any,
+    process_group: Any = None,
+    *args: Any,
+    **kwargs: Any,
 ) -> None:
     if dist.is_initialized():
         _refuse("ZeroRedundancyOptimizer", process_group)

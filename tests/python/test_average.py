@@ -1,0 +1,367 @@
+# SPDX-License-Identifier: MIT
+"""finalize_average against an exact mean, and what is left of the weights when it fails."""
+
+import os
+import signal
+from datetime import timedelta
+from fractions import Fraction
+
+import pytest
+import torch
+import torch.distributed as dist
+from ranks import Failed, run_ranks
+from torch import nn
+
+# mantissa bits (with the hidden one), smallest exponent of a subnormal, largest finite value
+FORMATS = {
+    torch.float64: (53, -1074),
+    torch.float32: (24, -149),
+    torch.float16: (11, -24),
+    torch.bfloat16: (8, -133),
+}
+
+
+def round_once(value: float, dtype: torch.dtype) -> float:
+    """A double to the nearest value of a format, ties to even, by exact fractions."""
+    if value == 0 or dtype == torch.float64:
+        return value
+    bits, smallest = FORMATS[dtype]
+    exact = Fraction(value)
+    exponent = 0
+    while abs(exact) >= Fraction(2) ** (exponent + 1):
+        exponent += 1
+    while abs(exact) < Fraction(2) ** exponent:
+        exponent -= 1
+    ulp = Fraction(2) ** max(exponent - bits + 1, smallest)
+    return float(round(exact / ulp) * ulp)  # round() of a Fraction is to even
+
+
+def exact_mean(values: list[torch.Tensor], weights: list[float]) -> torch.Tensor:
+    """((w0 x0 + w1 x1) + ...) / sum(w), each step in Python's doubles, rounded once."""
+    dtype = values[0].dtype
+    columns = zip(*(value.double().flatten().tolist() for value in values), strict=True)
+    total = 0.0
+    for weight in weights:
+        total += weight
+    result = []
+    for column in columns:
+        summed = weights[0] * column[0]
+        for weight, x in zip(weights[1:], column[1:], strict=True):
+            summed += weight * x
+        result.append(round_once(summed / total, dtype))
+    return torch.tensor(result, dtype=torch.float64).to(dtype).view(values[0].shape)
+
+
+def tensors(node: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Odd sizes, an empty tensor, a scalar, a transposed one; large, small and subnormal values."""
+    generator = torch.Generator().manual_seed(node)
+
+    def random(*shape):
+        scale = torch.exp(4 * torch.randn(shape, generator=generator, dtype=torch.float64))
+        values = torch.randn(shape, generator=generator, dtype=torch.float64) * scale
+        values.view(-1)[::7] *= 2.0**-14
+        return values.clamp(-6e4, 6e4).to(dtype)  # fp16 ends at 65504
+
+    made = {"a": random(37, 3), "empty": random(0, 4), "scalar": random(), "b": random(11, 5).t()}
+    made["nested"] = {"c": random(201)}
+    made["same"] = torch.arange(9).to(dtype)  # equal in all nodes
+    return made
+
+
+def _leaves(state):
+    return [state["a"], state["empty"], state["scalar"], state["b"], state["nested"]["c"]]
+
+
+def _average(dtype, chunk, weights):
+    import lofi
+    import lofi._average
+
+    lofi._average.CHUNK_BYTES = chunk
+    dist.init_process_group("lofi")
+    node = lofi.stats()["node"]
+    state = tensors(node, dtype)
+    same = state["same"].clone()
+    average = lofi.finalize_average(state, weight=weights[node])
+    assert torch.equal(same, state["same"])
+    return _leaves(state), average
+
+
+@pytest.mark.parametrize(
+    ("nodes", "ranks", "dtype", "chunk", "weights"),
+    [
+        (2, 2, torch.float32, 64, None),
+        (2, 1, torch.bfloat16, 1 << 20, None),
+        (3, 1, torch.float16, 128, None),
+        (3, 2, torch.float32, 1 << 20, [1.0, 2.5, 0.1]),
+        (2, 3, torch.float64, 200, None),
+        (4, 1, torch.bfloat16, 96, [3.0, 1.0, 7.0, 0.3]),
+    ],
+)
+def test_bit_equal_to_the_exact_mean(nodes, ranks, dtype, chunk, weights):
+    used = weights or [1.0] * nodes
+    env = {"LOFI_NODE_SIZE": str(ranks)}
+    results = run_ranks(_average, nodes * ranks, dtype, chunk, used, env=env)
+    expected = [_leaves(tensors(node, dtype)) for node in range(nodes)]
+    for index, values in enumerate(zip(*expected, strict=True)):
+        mean = exact_mean(list(values), used)
+        for rank, (state, _) in enumerate(results):
+            assert torch.equal(state[index], mean), (rank, index)
+    average = results[0][1]
+    assert average.nodes == list(range(nodes)) and average.missing == []
+    assert average.weights == used
+    assert average.tensors == 6 and average.averaged == 4
+
+
+class Model(nn.Module):
+    def __init__(self, node, rank):
+        super().__init__()
+        torch.manual_seed(100 + node)
+        self.tied = nn.Linear(6, 6)
+        self.head = nn.Linear(6, 6)
+        self.head.weight = self.tied.weight
+        self.conv = nn.Conv2d(4, 8, 3).to(memory_format=torch.channels_last)
+        self.frozen = nn.Parameter(torch.linspace(0, 1, 40_000), requires_grad=False)
+        self.register_buffer("steps", torch.tensor(10 * node + 3))
+        self.register_buffer("flags", torch.tensor([node == 0, True]))
+        self.register_buffer("mask", torch.full((3,), float("-inf")))
+        self.register_buffer("statistics", torch.tensor([node + 0.25 * (rank % 2), 1.0]))
+        self.register_buffer("wave", torch.randn(5, dtype=torch.complex64))
+
+
+def _model(target):
+    import lofi
+
+    dist.init_process_group("lofi")
+    model = Model(lofi.stats()["node"], dist.get_rank())
+    own = {k: v.clone() for k, v in model.state_dict().items()}
+    average = lofi.finalize_average(
+        {"module": model, "list": [model], "state": model.state_dict()}[target]
+    )
+    assert model.head.weight is model.tied.weight
+    return own, model.state_dict(), average
+
+
+@pytest.mark.parametrize("target", ["module", "state"])
+def test_a_model_with_everything(target):
+    results = run_ranks(_model, 4, target, env={"LOFI_NODE_SIZE": "2"})
+    first, second = results[0][0], results[2][0]  # a node's buffers are those of its first rank
+    for _, state, average in results:
+        for name in ("tied.weight", "head.bias", "conv.weight", "statistics"):
+            assert torch.equal(state[name], exact_mean([first[name], second[name]], [1.0, 1.0]))
+        wave = [torch.view_as_real(own["wave"]) for own in (first, second)]
+        assert torch.equal(torch.view_as_real(state["wave"]), exact_mean(wave, [1.0, 1.0]))
+        for name in ("steps", "flags"):
+            assert torch.equal(state[name], first[name])
+        for name in ("frozen", "mask"):
+            assert torch.equal(state[name], first[name])
+        # Frozen tensors are recognised and not sent: they are 160 KB, the rest is 3 KB.
+        assert average.bytes_sent < 20_000
+
+
+def _left_out(bad_nodes):
+    import lofi
+
+    dist.init_process_group("lofi")
+    node = lofi.stats()["node"]
+    state = {"good": torch.full((5,), float(node)), "w": torch.full((5,), node + 1.0)}
+    if node in bad_nodes:
+        state["w"][3] = float("nan")
+    return lofi.finalize_average(state), state
+
+
+def test_a_node_that_is_not_finite_is_left_out():
+    for average, state in run_ranks(_left_out, 3, [1], env={"LOFI_NODE_SIZE": "1"}):
+        assert average.nodes == [0, 2] and average.missing == [1]
+        assert torch.equal(state["w"], torch.full((5,), 2.0))
+        assert torch.equal(state["good"], torch.full((5,), 1.0))
+
+
+def test_no_node_is_finite():
+    results = run_ranks(_left_out, 2, [0, 1], env={"LOFI_NODE_SIZE": "1"}, may_fail=True)
+    assert all("finite" in str(result) for result in results), results
+
+
+def _mismatch(kind):
+    import lofi
+
+    dist.init_process_group("lofi")
+    odd = lofi.stats()["node"] == 1
+    state = {"first": torch.ones(3) * dist.get_rank(), "second": torch.ones(4)}
+    if odd and kind == "shape":
+        state["second"] = torch.ones(2, 2)
+    if odd and kind == "dtype":
+        state["second"] = torch.ones(4, dtype=torch.bfloat16)
+    if odd and kind == "missing":
+        del state["second"]
+    if odd and kind == "name":
+        state["third"] = state.pop("second")
+    weight = 1.0
+    if kind == "weight":
+        weight = -1.0 if odd else 1.0
+    if kind == "weights in a node":
+        weight = float(dist.get_rank() + 1)
+    before = state["first"].clone()
+    try:
+        lofi.finalize_average(state, weight=weight)
+        told = ""
+    except ValueError as error:
+        told = str(error)
+    unchanged = torch.equal(before, state["first"])
+    # What failed is over: the next average works.
+    average = lofi.finalize_average([torch.full((2,), float(odd))])
+    return told, unchanged, average.nodes
+
+
+@pytest.mark.parametrize(
+    ("kind", "parts"),
+    [
+        ("shape", ["second", "[4]", "[2, 2]", "node 0", "node 1"]),
+        ("dtype", ["second", "float32", "bfloat16", "node 0", "node 1"]),
+        ("missing", ["second", "nothing there"]),
+        ("name", ["second", "third", "node 0", "node 1"]),
+        ("weight", ["weight", "node 1"]),
+        ("weights in a node", ["different weights", "[1.0, 2.0]"]),
+    ],
+)
+def test_targets_that_do_not_match(kind, parts):
+    results = run_ranks(_mismatch, 4, kind, env={"LOFI_NODE_SIZE": "2"})
+    assert len({told for told, _, _ in results}) == 1
+    for told, unchanged, nodes in results:
+        assert all(part in told for part in parts), told
+        assert unchanged and nodes == [0, 1]
+
+
+def _other_start():
+    import lofi
+
+    dist.init_process_group("lofi")
+    model = nn.parallel.DistributedDataParallel(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2)))
+    if lofi.stats()["node"] == 1:  # another checkpoint, on this node alone
+        nn.init.ones_(model.module[1].weight)
+    model(torch.ones(2, 3)).sum().backward()
+    own = [p.detach().clone() for p in model.parameters()]
+    try:
+        lofi.finalize_average(model)
+    except ValueError as error:
+        same = all(torch.equal(a, b) for a, b in zip(own, model.parameters(), strict=True))
+        return str(error), same, lofi.phase()
+
+
+def test_nodes_that_began_from_other_weights():
+    for told, same, phase in run_ranks(_other_start, 4, env={"LOFI_NODE_SIZE": "2"}):
+        assert "1.weight" in told and "began with" in told and "node 1" in told
+        assert same and phase == "train"
+
+
+def _late():
+    import lofi
+
+    dist.init_process_group("lofi")
+    if lofi.stats()["node"] == 2:
+        import time
+
+        time.sleep(4)
+        return None
+    weights = torch.full((3,), float(dist.get_rank()))
+    try:
+        lofi.finalize_average([weights], timeout=1.5)
+    except dist.DistBackendError as error:
+        return str(error), weights
+
+
+def test_a_node_that_never_comes_is_named():
+    results = run_ranks(_late, 3, env={"LOFI_NODE_SIZE": "1"})
+    for rank in (0, 1):
+        told, weights = results[rank]
+        assert "node(s) [2]" in told and "1.5 s" in told and "own weights" in told
+        assert torch.equal(weights, torch.full((3,), float(rank)))
+
+
+def _killed():
+    import lofi
+    import lofi._average
+
+    dist.init_process_group("lofi", timeout=timedelta(seconds=6))
+    lofi._average.CHUNK_BYTES = 1024
+    if dist.get_rank() == 3:
+        calls = []
+
+        def die(self, *args, **kwargs):
+            calls.append(1)
+            if len(calls) == 3:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(self, *args, **kwargs)
+
+        original = lofi._average._Run._return_mean
+        lofi._average._Run._return_mean = die
+    weights = torch.full((5000,), float(dist.get_rank() // 2))
+    before = weights.clone()
+    try:
+        lofi.finalize_average([weights])
+        told = ""
+    except Exception as error:
+        told = f"{type(error).__name__}: {error}"
+    return told, torch.equal(before, weights), lofi.phase()
+
+
+def test_a_rank_that_dies_in_the_exchange():
+    results = run_ranks(_killed, 4, env={"LOFI_NODE_SIZE": "2"}, may_fail=True, timeout=60)
+    assert isinstance(results[3], Failed)
+    for told, unchanged, phase in results[:3]:
+        assert told and unchanged and phase == "setup"
+
+
+def _phases():
+    import lofi
+
+    dist.init_process_group("lofi")
+    model = nn.parallel.DistributedDataParallel(nn.Linear(3, 3))
+    seen = [lofi.phase()]
+    torch.manual_seed(dist.get_rank())
+    for _ in range(2):
+        model(torch.randn(4, 3)).square().sum().backward()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter -= 0.1 * parameter.grad
+        seen.append(lofi.phase())
+        average = lofi.finalize_average(model)
+        seen.append(lofi.phase())
+        with torch.no_grad():
+            model(torch.ones(1, 3))
+        seen.append(lofi.phase())
+    return seen, average.nodes, [p.detach().clone() for p in model.parameters()]
+
+
+def test_phases_around_averages():
+    results = run_ranks(_phases, 4, env={"LOFI_NODE_SIZE": "2"})
+    for seen, nodes, parameters in results:
+        assert seen == ["setup", "train", "done", "done", "train", "done", "done"]
+        assert nodes == [0, 1]
+        assert all(torch.equal(a, b) for a, b in zip(parameters, results[0][2], strict=True))
+
+
+def test_one_node_keeps_its_weights():
+    for seen, nodes, _ in run_ranks(_phases, 2, env={"LOFI_NODE_SIZE": "2"}):
+        assert seen[2] == "done" and nodes == [0]
+
+
+def _bad_targets():
+    import lofi
+
+    dist.init_process_group("lofi")
+    sparse = torch.sparse_coo_tensor([[0]], [1.0], (3,))
+    told = []
+    for target in (7, "model", {}, [torch.ones(2, device="meta")], [sparse]):
+        try:
+            lofi.finalize_average(target)
+        except (TypeError, ValueError) as error:
+            told.append(f"{type(error).__name__}: {error}")
+    return told
+
+
+def test_bad_targets():
+    for told in run_ranks(_bad_targets, 2, env={"LOFI_NODE_SIZE": "1"}):
+        assert len(told) == 5
+        assert "TypeError" in told[0] and "int" in told[0]
+        assert "TypeError" in told[1] and "no tensors" in told[2]
+        assert "meta device" in told[3] and "sparse" in told[4]
