@@ -3,8 +3,8 @@
 
 Two nodes x two ranks in network namespaces (needs root), a link of 1 Gbit/s for each node. In one
 run: lofi.finalize_average of the model, then dist.all_reduce over its parameters one by one on the
-same groups. The limit is the time in which the link carries 2 (K-1)/K times the model's bytes as TCP
-payload (95.6 % of the rate of whole Ethernet frames). Writes bench/out/average.csv and .png.
+same groups. The limit is the time in which the link carries 2 (K-1)/K times the model's bytes as
+TCP payload (95.6 % of the rate of whole Ethernet frames). Writes bench/out/average.csv and .png.
 """
 
 import argparse

@@ -31,10 +31,12 @@ from lofi._targets import Item, collect
 CHUNK_BYTES = 16 * 1024 * 1024  # of the row; a rank sends a shard of it, in K pieces
 SLOTS = 4  # chunks under way: one sent, one averaged, one going to the node, one to spare
 _DIGEST_BYTES = 16
+_SAMPLE_BYTES = 64 * 1024  # tensors up to this size are always compared whole
 # The tensors of the last agreements. gloo's thread lets go of a tensor some time after wait(); were
 # it the last to do so while the interpreter exits, it could not take the GIL and would abort.
 _kept_for_gloo: deque[tuple[torch.Tensor, torch.Tensor]] = deque(maxlen=4)
 _UNKNOWN = bytes(_DIGEST_BYTES)
+_ALL_HERE = b"all here"
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,16 @@ def finalize_average(target: Any, *, weight: float = 1.0, timeout: float | None 
     begun = time.monotonic()
     world = _world.require()
     items = collect(target)
+    limit = world.settings.timeout if timeout is None else timeout
+    if not 0 < limit < 1e9:
+        raise ValueError(f"lofi.finalize_average: timeout={limit} is not a number of seconds > 0")
     if not world.spans_nodes:
+        _C.average_members([(True, -1, float(weight))], 1)  # refuses a bad weight
         _C.event(_C.EVENT_AVERAGE)
         _C.event(_C.EVENT_AVERAGE_DONE)
         return Average([0], [], 0, time.monotonic() - begun, len(items), 0, [float(weight)])
 
-    _meet(world, timeout)
+    _meet(world, limit)
     _C.event(_C.EVENT_AVERAGE)
     try:
         run = _Run(world, items, float(weight), _first_digests(world, target))
@@ -104,7 +110,7 @@ def digests_of(target: Any) -> dict[str, bytes]:
 
 
 def on_host(tensor: torch.Tensor) -> torch.Tensor:
-    """The values, contiguous, on the CPU; shares memory with the tensor where it is that already."""
+    """The values, contiguous, on the CPU: the tensor's own memory where it is that already."""
     return tensor.detach().to("cpu").contiguous()
 
 
@@ -117,27 +123,47 @@ def _first_digests(world: _world.World, target: Any) -> dict[str, bytes]:
     return {}
 
 
-def _meet(world: _world.World, timeout: float | None) -> None:
-    """Wait until every rank is here, by the store: no collective begins that can't end."""
-    limit = world.settings.timeout if timeout is None else timeout
-    world.averages += 1
+def _meet(world: _world.World, limit: float) -> None:
+    """Wait until every rank is here, by the store: no collective begins that can't end.
+
+    One word decides for all: the last to come writes that all are here, or the first to give up
+    writes whom it missed. Who comes after that goes to the next meeting, where those who waited in
+    vain find it when they call again.
+    """
     # A node that waits at a broadcast of its own shall learn at once that this one is past it.
     default = _world.backend_of(None)
     if default is not None:
         default.source.checker.announce("finalize_average")
-    store = dist.PrefixStore(f"lofi/average/{world.averages}", world.store)
-    store.set(str(world.rank), b"here")
-    others = [str(rank) for rank in range(world.topology.world_size)]
-    what = f"node {world.node} waits at finalize_average for the other nodes"
-    if _implicit.wait_for(store, others, limit, what):
-        return
-    size = world.topology.node_size
-    late = sorted({int(rank) // size for rank in others if not store.check([rank])})
+    late = None
+    while late is None:
+        world.averages += 1
+        store = dist.PrefixStore(f"lofi/average/{world.averages}", world.store)
+        is_over = store.check(["verdict"])
+        verdict = store.get("verdict") if is_over else _verdict(world, store, limit)
+        if verdict == _ALL_HERE:
+            return
+        if not is_over:
+            late = verdict.decode()
+    if default is not None:
+        default.source.checker.withdraw()
     raise dist.DistBackendError(
         f"lofi.finalize_average: node(s) {late} did not come within {limit:g} s (LOFI_TIMEOUT); "
         "this node keeps its own weights. Call it again when they are back, or give it a longer "
         "timeout="
     )
+
+
+def _verdict(world: _world.World, store: Any, limit: float) -> bytes:
+    ranks = [str(rank) for rank in range(world.topology.world_size)]
+    store.set(str(world.rank), b"here")
+    if store.check(ranks):
+        return store.compare_set("verdict", "", _ALL_HERE.decode())
+    what = f"node {world.node} waits at finalize_average for the other nodes"
+    if _implicit.wait_for(store, ["verdict"], limit, what):
+        return store.get("verdict")
+    size = world.topology.node_size
+    late = sorted({int(rank) // size for rank in ranks if not store.check([rank])})
+    return store.compare_set("verdict", "", str(late))
 
 
 @dataclass
@@ -277,8 +303,9 @@ class _Run:
             for record in records
         ]
         for node in range(self.nodes):
-            of_node = weights[node * self.node_size : (node + 1) * self.node_size]
-            if len(set(of_node)) > 1 and not any(w != w for w in of_node):
+            place = slice(node * self.node_size, (node + 1) * self.node_size)
+            of_node = weights[place]
+            if len({record[65:] for record in records[place]}) > 1:
                 raise ValueError(
                     f"lofi.finalize_average: the ranks of node {node} give different weights "
                     f"{of_node}; weight= belongs to the node"
@@ -313,40 +340,54 @@ class _Run:
         )
 
     def _find_differences(self) -> tuple[list[int], dict[int, torch.Tensor]]:
-        """Which tensors differ between nodes; and this node's value of those that differ inside it."""
-        mine = b"".join(_C.digest(on_host(item.tensor)) for item in self.items)
-        tables = self._gather(mine)
+        """Which tensors differ between nodes, and the node's value of those that differ in it.
 
-        def digest(rank: int, index: int) -> bytes:
-            return tables[rank][index * _DIGEST_BYTES : (index + 1) * _DIGEST_BYTES]
+        Most of a trained model differs, which a sample shows; only what looks equal is read whole.
+        """
+        differ: set[int] = set()
+        differ_inside: set[int] = set()
+        looked_at = list(range(len(self.items)))
+        for read in (_sample, lambda tensor: tensor):
+            mine = [_C.digest(read(on_host(self.items[index].tensor))) for index in looked_at]
+            tables = self._gather(b"".join(mine)) if looked_at else []
+            for position, index in enumerate(looked_at):
+                at = slice(position * _DIGEST_BYTES, (position + 1) * _DIGEST_BYTES)
+                between, inside = self._compare_digests([t[at] for t in tables], index)
+                differ.update([index] * between)
+                differ_inside.update([index] * inside)
+            looked_at = [
+                index
+                for index in looked_at
+                if index not in differ and self.items[index].tensor.nbytes > _SAMPLE_BYTES
+            ]
+        own = {index: self._first_of_node(self.items[index]) for index in sorted(differ_inside)}
+        return sorted(differ), own
 
-        differing, own = [], {}
-        for index, item in enumerate(self.items):
-            # A node's value is its first rank's; of a shard, each place has one of its own.
-            places = range(self.node_size) if item.is_shard else (0,)
-            if any(
-                digest(node * self.node_size + place, index) != digest(place, index)
-                for node in range(self.nodes)
-                for place in places
-            ):
-                differing.append(index)
-            if not item.is_shard and any(
-                digest(rank, index) != digest(rank - rank % self.node_size, index)
-                for rank in range(self.topology.world_size)
-            ):
-                own[index] = self._first_of_node(item)
-        return differing, own
+    def _compare_digests(self, digests: list[bytes], index: int) -> tuple[bool, bool]:
+        """Does a tensor, by the digests of all ranks, differ between nodes, and inside of one?"""
+        size, is_shard = self.node_size, self.items[index].is_shard
+        # A node's value is its first rank's; of a shard, each place has one of its own.
+        places = range(size) if is_shard else (0,)
+        between = any(
+            digests[node * size + place] != digests[place]
+            for node in range(self.nodes)
+            for place in places
+        )
+        inside = not is_shard and any(
+            digest != digests[rank - rank % size] for rank, digest in enumerate(digests)
+        )
+        return between, inside
 
     def _first_of_node(self, item: Item) -> torch.Tensor:
         value = on_host(item.tensor).clone()
         options = dist.BroadcastOptions()
         options.rootRank = 0
-        self.node_inner.broadcast([value.view(-1)], options).wait()
+        self.node_inner.broadcast([_bytes(value.view(-1))], options).wait()
         if item.is_parameter and self.place == 0:
             log(
                 "warn",
-                f"the ranks of a node hold different values of the parameter {item.name}: the first "
-                "rank's are averaged",
+                f"the ranks of a node hold different values of the parameter {item.name}: the "
+                "first rank's are averaged",
             )
         return value
 
@@ -458,7 +499,7 @@ class _Run:
     # -- commit -------------------------------------------------------------------------------
 
     def _agree_that_all_arrived(self) -> int:
-        """Every rank has the whole average: after this, all write. Returns the node's bytes sent."""
+        """Every rank has the whole average: after this, all write. Returns what the node sent."""
         records = self._gather(torch.tensor([self.bytes_sent]).numpy().tobytes())
         sent = [int(torch.frombuffer(bytearray(r), dtype=torch.int64)[0]) for r in records]
         return sum(sent[self.node * self.node_size : (self.node + 1) * self.node_size])
@@ -486,6 +527,14 @@ def _average_backend(world: _world.World) -> Any:
     return backend
 
 
+def _sample(tensor: torch.Tensor) -> torch.Tensor:
+    """64 evenly spaced runs of 1 KiB of a large tensor; a small one as it is."""
+    if tensor.nbytes <= _SAMPLE_BYTES:
+        return tensor
+    step = tensor.nbytes // 64
+    return _bytes(tensor.view(-1))[: 64 * step].view(64, step)[:, :1024].contiguous()
+
+
 def _flat(tensor: torch.Tensor) -> torch.Tensor:
     """One row of elements that liblofi knows: complex numbers as pairs, integers as bytes."""
     if tensor.is_complex():
@@ -503,6 +552,9 @@ def _write(tensor: torch.Tensor, values: torch.Tensor) -> None:
         values = torch.view_as_complex(values.view(*tensor.shape, 2))
     else:
         values = values.view(tensor.dtype).view(tensor.shape)
+    for dim, stride in enumerate(tensor.stride()):
+        if stride == 0 and tensor.shape[dim] > 1:  # expanded: one element seen many times
+            tensor, values = tensor.narrow(dim, 0, 1), values.narrow(dim, 0, 1)
     tensor.copy_(values)
 
 

@@ -16,7 +16,7 @@ from lofi._native import _C
 
 
 def create(options: Any, backend_options: Any = None) -> Any:
-    """Extended creator: `global_ranks_in_group` says where a sub-group lies; the default's is []."""
+    """Extended creator: `global_ranks_in_group` places a sub-group; the default's is []."""
     if getattr(options, "enable_reconfigure", False):
         raise ValueError("lofi: enable_reconfigure is not supported: nodes are fixed at start")
     ranks = list(options.global_ranks_in_group)

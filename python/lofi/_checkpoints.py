@@ -3,9 +3,9 @@
 
 Scripts save from one rank, and what they save is that rank's node alone. At the end the models that
 trained are averaged, and the last file that torch.save wrote on this rank is written again with
-the average in it: everything else in it is kept. A tensor of the file is the model's if its name ends
-in the model's name for it and its values are the node's own last ones. A file that holds something else
-(an earlier step) is left alone; the average is then written as a plain state dict.
+the average in it: everything else in it is kept. A tensor of the file is the model's if its name
+ends in the model's name for it and its values are the node's own last ones. A file that holds
+something else (an earlier step) is left alone; the average is then written as a plain state dict.
 """
 
 import os
@@ -41,12 +41,8 @@ def _note(original: Callable[..., Any], target: Any) -> Any:
 def say_what_is_on_disk() -> None:
     """A run ended badly: what its last file holds."""
     world = _world.current()
-    if _last and world.topology is not None and world.spans_nodes:
-        log(
-            "warn",
-            f"the script failed, nothing was averaged: {_last} holds the weights of node "
-            f"{world.node} alone",
-        )
+    if _last and world.spans_nodes and _C.phase() == "train":
+        say(f"nothing was averaged: {_last} holds the weights of node {world.node} alone")
 
 
 def finish() -> None:
@@ -64,7 +60,7 @@ def finish() -> None:
     if world.rank == 0:
         say(_told(average))
     if _last and world.settings.save != "off":
-        _write(items, own, world.settings.save)
+        _write(items, _names_in_files(target, items), own, world.settings.save)
 
 
 def _told(average: _average.Average) -> str:
@@ -75,10 +71,18 @@ def _told(average: _average.Average) -> str:
     )
 
 
-def _write(items: list[Item], own: dict[int, bytes], how: str) -> None:
+def _names_in_files(target: Any, items: list[Item]) -> list[str]:
+    """What the names of the items in the script's files end with: tensors alone have no name."""
+    if isinstance(target, torch.nn.Module):
+        return [item.name for item in items]
+    are_models = isinstance(target[0], torch.nn.Module)
+    return [item.name.partition(".")[2] if are_models else "" for item in items]
+
+
+def _write(items: list[Item], names: list[str], own: dict[int, bytes], how: str) -> None:
     path = _last if how == "inplace" else _beside(_last)
     content = _load(_last)
-    kept = content is not None and _replace(content, items, own) == len(items)
+    kept = content is not None and _replace(content, items, names, own) == len(items)
     if not kept:
         content = {item.name: item.tensor.cpu() for item in items if not item.is_shard}
         path = _beside(_last)
@@ -105,7 +109,7 @@ def _load(path: str) -> Any:
         return None
 
 
-def _replace(content: Any, items: list[Item], own: dict[int, bytes]) -> int:
+def _replace(content: Any, items: list[Item], names: list[str], own: dict[int, bytes]) -> int:
     """Put the average into the entries that hold the node's own values; how many were found."""
     found: set[int] = set()
     by_digest: dict[bytes, list[int]] = {}
@@ -114,9 +118,11 @@ def _replace(content: Any, items: list[Item], own: dict[int, bytes]) -> int:
 
     def visit(value: Any, name: str) -> Any:
         if isinstance(value, torch.Tensor):
-            for index in by_digest.get(_digest(value), []):
+            # Tensors without a name that are equal in this node are taken in their order.
+            for index in sorted(by_digest.get(_digest(value), []), key=found.__contains__):
                 item = items[index]
-                if value.shape == item.tensor.shape and (name + ".").endswith(f".{item.name}."):
+                is_named = not names[index] or name.endswith(f".{names[index]}")
+                if is_named and value.shape == item.tensor.shape:
                     found.add(index)
                     return item.tensor.detach().cpu().clone()
             return value

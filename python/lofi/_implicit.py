@@ -63,6 +63,11 @@ class Checker:
         self.count += 1
         self.store.set(f"{self.count}/{self.group.rank}", tag)
 
+    def withdraw(self) -> None:
+        """Take back what was announced last: this rank did not go on from there."""
+        self.store.delete_key(f"{self.count}/{self.group.rank}")
+        self.count -= 1
+
     def compare(self, tag: str) -> None:
         self.announce(tag)
         group = self.group

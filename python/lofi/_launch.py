@@ -37,6 +37,7 @@ def take_over() -> None:
     wrap(c10d, "_new_process_group_helper", _new_process_group)
     wrap(c10d, "destroy_process_group", _destroy)
     dist.destroy_process_group = c10d.destroy_process_group
+    wrap(multiprocessing.process.BaseProcess, "_bootstrap", _run_child)
     _training.keep_models_alive()
     _checkpoints.watch()
 
@@ -45,14 +46,6 @@ def _replaceable(backend: str) -> bool:
     """Every device's backend is one that lofi can stand in for: "nccl", "cpu:gloo,cuda:nccl"."""
     names = {pair.rsplit(":", 1)[-1] for pair in str(backend).lower().split(",")}
     return names <= _OURS | {"undefined", ""}
-
-
-def _asked(backend: str) -> str:
-    """What get_backend() would have answered."""
-    if str(backend).lower() not in ("undefined", ""):
-        return str(backend)
-    device = next(iter(c10d.BackendConfig(c10d.Backend.UNDEFINED).get_device_backend_map()))
-    return dist.get_default_backend_for_device(device)
 
 
 _POSITION = 3  # of `backend` in _new_process_group_helper
@@ -71,7 +64,7 @@ def _new_process_group(original: Any, *args: Any, **kwargs: Any) -> Any:
     group = result[0]
     if group in c10d._world.pg_map:
         _, store = c10d._world.pg_map[group]
-        c10d._world.pg_map[group] = (_asked(backend), store)
+        c10d._world.pg_map[group] = (backend, store)  # what get_backend() answers
     return result
 
 
@@ -87,13 +80,14 @@ _failed = False
 
 @functools.cache
 def _register_end() -> None:
-    # atexit runs the last registered first: the average comes before what the first group has
-    # registered, such as writing the statistics.
+    # For processes that no launcher runs (a script's subprocess). atexit runs the last registered
+    # first: the average comes before what the first group has registered, such as writing the
+    # statistics.
     atexit.register(_finish_at_exit)
 
 
 def _finish_at_exit() -> None:
-    if not _failed:
+    if not _failed and not hasattr(sys, "last_type"):  # set where an exception ended the process
         finish()
 
 
@@ -103,24 +97,37 @@ def finish() -> None:
         _checkpoints.finish()
 
 
-def _run(run: Any) -> None:
-    """Run the script; note whether it ended well."""
+def _run(run: Callable[[], Any]) -> None:
+    """Run the script, then average: not at exit, where an error could not fail the process."""
     global _failed
+    _failed, ended_by = True, None
     try:
-        run()
-    except SystemExit as ended:
-        _failed = ended.code not in (None, 0)
-        _say_if_failed()
-        raise
+        try:
+            run()
+        except SystemExit as ended:
+            if ended.code not in (None, 0):
+                raise
+            ended_by = ended
+        for thread in threading.enumerate():  # as the interpreter would, at its end
+            if thread is not threading.current_thread() and not thread.daemon:
+                thread.join()
+        finish()
     except BaseException:
-        _failed = True
-        _say_if_failed()
-        raise
-
-
-def _say_if_failed() -> None:
-    if _failed:
         _checkpoints.say_what_is_on_disk()
+        raise
+    _failed = False
+    if ended_by is not None:
+        raise ended_by
+
+
+def _run_child(original: Callable[..., int], self: Any, *args: Any, **kwargs: Any) -> int:
+    """A process of multiprocessing: what it runs, then the average, if that ended well."""
+    global _failed
+    code = original(self, *args, **kwargs)
+    _failed = code != 0
+    if not _failed:
+        finish()
+    return code
 
 
 def main(argv: list[str]) -> None:

@@ -8,8 +8,8 @@ try:
 except ImportError as error:
     raise ImportError(
         f"lofi: the native module does not load with torch {torch.__version__} ({error}). It was "
-        "built for another torch or Python: run `pip install --no-build-isolation --force-reinstall "
-        "--no-deps .` in the sources of lofi with the torch of this environment."
+        "built for another torch or Python: run `pip install --no-build-isolation "
+        "--force-reinstall --no-deps .` in the sources of lofi with the torch of this environment."
     ) from error
 
 if not torch.__version__.startswith(_C.torch_version + "."):

@@ -50,7 +50,11 @@ def collect(target: Any) -> list[Item]:
     return items
 
 
+_HOLDERS = (torch.Tensor, torch.nn.Module, torch.optim.Optimizer, Mapping, list, tuple)
+
+
 def _named_tensors(target: Any, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
+    dot = f"{prefix}." if prefix else ""
     if isinstance(target, torch.Tensor):
         yield prefix or "tensor", target
     elif isinstance(target, torch.nn.Module):
@@ -59,15 +63,15 @@ def _named_tensors(target: Any, prefix: str) -> Iterator[tuple[str, torch.Tensor
         for index, parameter in enumerate(_parameters_of(target)):
             for key, value in target.state.get(parameter, {}).items():
                 if isinstance(value, torch.Tensor):
-                    yield f"{prefix}state.{index}.{key}", value
+                    yield f"{dot}state.{index}.{key}", value
     elif isinstance(target, Mapping):
         for key, value in target.items():
-            if isinstance(value, (torch.Tensor, Mapping, list, tuple)):
-                yield from _named_tensors(value, f"{prefix}.{key}" if prefix else str(key))
+            if isinstance(value, _HOLDERS):
+                yield from _named_tensors(value, f"{dot}{key}")
     elif isinstance(target, Iterable) and not isinstance(target, (str, bytes)):
         for index, value in enumerate(target):
-            if isinstance(value, (torch.Tensor, torch.nn.Module, torch.optim.Optimizer, Mapping)):
-                yield from _named_tensors(value, f"{prefix}.{index}" if prefix else str(index))
+            if isinstance(value, _HOLDERS):
+                yield from _named_tensors(value, f"{dot}{index}")
     else:
         raise TypeError(
             "lofi.finalize_average takes a module, a state dict, an optimizer or tensors, not "

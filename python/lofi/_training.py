@@ -72,8 +72,8 @@ def begins_unwrapped() -> None:
     if _world.current().spans_nodes:
         log(
             "warn",
-            "nothing is wrapped in DDP or FSDP; training begins with this optimizer step: from here "
-            "on, collectives stay inside the node",
+            "nothing is wrapped in DDP or FSDP; training begins with this optimizer step: from "
+            "here on, collectives stay inside the node",
         )
     _C.event(_C.EVENT_TRAIN)
 

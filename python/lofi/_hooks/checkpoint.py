@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: MIT
 """torch.distributed.checkpoint while nodes train apart.
 
-It spreads duplicate tensors over all ranks, so that nodes that differ would write one file mixed from
-several models, which loads without complaint. While training, a save is the first node's alone and
-a load runs in each node by itself. At world scope, and with an average in, both are as ever.
+It spreads duplicate tensors over all ranks, so that nodes that differ would write one file mixed
+from several models, which loads without complaint. While training, a save is the first node's
+alone and a load runs in each node by itself. At world scope, and with an average in, both are as
+ever.
 """
 
 import inspect

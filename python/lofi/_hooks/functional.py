@@ -2,8 +2,8 @@
 """The backward of torch.distributed.nn.functional.all_gather while nodes train apart.
 
 Forward, each member gets the data of its images. Backward, it gets K times the local sum of the
-gradients of its own slot. torch computes that sum with an all_to_all, or on gloo with a scatter from
-every member; here the same code runs on the node's group, on the slots of the node's members.
+gradients of its own slot. torch computes that sum with an all_to_all, or on gloo with a scatter
+from every member; here the same code runs on the node's group, on the slots of the node's members.
 """
 
 from types import SimpleNamespace
