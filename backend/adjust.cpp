@@ -10,52 +10,56 @@ namespace lofi {
 namespace {
 
 // The dtypes for which NCCL can multiply while it sums.
-bool premultiplies(const at::Tensor& tensor) {
+bool premultiplies(const at::Tensor &tensor)
+{
     const auto type = tensor.scalar_type();
     return tensor.is_cuda() && tensor.layout() == at::kStrided &&
            (type == at::kFloat || type == at::kDouble || type == at::kHalf ||
             type == at::kBFloat16);
 }
 
-c10d::ReduceOp premultiplied(const lofi_plan& plan, const c10d::ReduceOp& op) {
+c10d::ReduceOp premultiplied(const lofi_plan &plan, const c10d::ReduceOp &op)
+{
     const double factor = static_cast<double>(plan.factor);
     if (op.op_ != c10d::ReduceOp::PREMUL_SUM) return LOFI_MAKE_PREMUL_SUM(factor);
-    const auto* given = static_cast<const LOFI_PREMUL_SUPPLEMENT*>(op.supplement_.get());
+    const auto *given = static_cast<const LOFI_PREMUL_SUPPLEMENT *>(op.supplement_.get());
     if (given->tensor_factor.defined()) return LOFI_MAKE_PREMUL_SUM(given->tensor_factor * factor);
     return LOFI_MAKE_PREMUL_SUM(given->double_factor * factor);
 }
 
-void adjust_values(const lofi_plan& plan, at::Tensor values) {
+void adjust_values(const lofi_plan &plan, at::Tensor values)
+{
     switch (plan.adjust) {
-        case LOFI_ADJUST_SCALE:
-            values.mul_(plan.factor);
-            break;
-        case LOFI_ADJUST_POWER:
-            // A product of booleans is a logical and: more copies change nothing.
-            if (values.scalar_type() != at::kBool) values.pow_(plan.factor);
-            break;
-        case LOFI_ADJUST_ZERO:
-            values.zero_();
-            break;
-        case LOFI_ADJUST_NONE:
-            break;
+    case LOFI_ADJUST_SCALE:
+        values.mul_(plan.factor);
+        break;
+    case LOFI_ADJUST_POWER:
+        // A product of booleans is a logical and: more copies change nothing.
+        if (values.scalar_type() != at::kBool) values.pow_(plan.factor);
+        break;
+    case LOFI_ADJUST_ZERO:
+        values.zero_();
+        break;
+    case LOFI_ADJUST_NONE:
+        break;
     }
 }
 
-}  // namespace
+} // namespace
 
-c10d::ReduceOp adjust(const lofi_plan& plan, std::vector<at::Tensor>& tensors,
-                      const c10d::ReduceOp& op) {
+c10d::ReduceOp adjust(const lofi_plan &plan, std::vector<at::Tensor> &tensors,
+                      const c10d::ReduceOp &op)
+{
     if (plan.adjust == LOFI_ADJUST_NONE) return op;
     if (plan.adjust == LOFI_ADJUST_SCALE && !tensors.empty() &&
         std::all_of(tensors.begin(), tensors.end(), premultiplies)) {
         return premultiplied(plan, op);
     }
     at::AutoDispatchBelowADInplaceOrView below_autograd;
-    for (const auto& tensor : tensors) {
+    for (const auto &tensor : tensors) {
         adjust_values(plan, tensor.is_sparse() ? tensor._values() : tensor);
     }
     return op;
 }
 
-}  // namespace lofi
+} // namespace lofi

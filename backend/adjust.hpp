@@ -13,7 +13,7 @@ namespace lofi {
 
 // Adjusts the tensors in place, below autograd, so that leaves that need gradients pass. Returns
 // the operation to reduce with.
-c10d::ReduceOp adjust(const lofi_plan& plan, std::vector<at::Tensor>& tensors,
-                      const c10d::ReduceOp& op);
+c10d::ReduceOp adjust(const lofi_plan &plan, std::vector<at::Tensor> &tensors,
+                      const c10d::ReduceOp &op);
 
-}  // namespace lofi
+} // namespace lofi

@@ -12,21 +12,25 @@
 namespace lofi {
 namespace {
 
-c10::DeviceType device_of(const Tensors& tensors) {
+c10::DeviceType device_of(const Tensors &tensors)
+{
     return tensors.empty() ? c10::DeviceType::CPU : tensors.front().device().type();
 }
 
-bool holds_bool(const Tensors& tensors) {
+bool holds_bool(const Tensors &tensors)
+{
     return !tensors.empty() && tensors.front().scalar_type() == at::kBool;
 }
 
-const Tensors& front_or_empty(const TensorLists& lists) {
+const Tensors &front_or_empty(const TensorLists &lists)
+{
     static const Tensors none;
     return lists.empty() ? none : lists.front();
 }
 
-c10::DeviceType device_of(const c10d::BarrierOptions& opts, std::optional<at::Device> bound,
-                          bool has_cuda) {
+c10::DeviceType device_of(const c10d::BarrierOptions &opts, std::optional<at::Device> bound,
+                          bool has_cuda)
+{
     if (opts.device) return opts.device->type();
     // gloo overlooks device_ids, and scripts give them on machines without a GPU too.
     if (!opts.device_ids.empty() && has_cuda) return c10::DeviceType::CUDA;
@@ -34,7 +38,8 @@ c10::DeviceType device_of(const c10d::BarrierOptions& opts, std::optional<at::De
 }
 
 // Fills outputs[r] of every member r from that of the first member with r's place.
-void tile(const lofi_group* group, const std::vector<int>& primaries, Tensors& outputs) {
+void tile(const lofi_group *group, const std::vector<int> &primaries, Tensors &outputs)
+{
     for (int rank = 0; rank < lofi_group_size(group); ++rank) {
         const int from = primaries[lofi_group_place(group, rank)];
         if (from != rank) outputs[rank].copy_(outputs[from], /*non_blocking=*/true);
@@ -43,7 +48,8 @@ void tile(const lofi_group* group, const std::vector<int>& primaries, Tensors& o
 
 // The same for one tensor with the members' slots one after another; `local` has the slots of
 // this node's places.
-void tile_single(const lofi_group* group, const at::Tensor& local, at::Tensor& output) {
+void tile_single(const lofi_group *group, const at::Tensor &local, at::Tensor &output)
+{
     auto slots = output.view({lofi_group_size(group), -1});
     auto places = local.view({lofi_group_local_size(group), -1});
     for (int rank = 0; rank < lofi_group_size(group); ++rank) {
@@ -52,30 +58,31 @@ void tile_single(const lofi_group* group, const at::Tensor& local, at::Tensor& o
 }
 
 // The inputs of this node's members one after another along the first dimension, as gloo wants it.
-at::Tensor local_output(const lofi_group* group, const at::Tensor& input) {
+at::Tensor local_output(const lofi_group *group, const at::Tensor &input)
+{
     auto sizes = input.sizes().vec();
     if (sizes.empty()) sizes.push_back(1);
     sizes.front() *= lofi_group_local_size(group);
     return at::empty(sizes, input.options());
 }
 
-void check_slots(const lofi_group* group, const at::Tensor& output, const at::Tensor& input) {
+void check_slots(const lofi_group *group, const at::Tensor &output, const at::Tensor &input)
+{
     TORCH_CHECK(output.is_contiguous(), "lofi: the output of all_gather must be contiguous");
     TORCH_CHECK(output.numel() == input.numel() * lofi_group_size(group),
                 "lofi: the output of all_gather must hold ", lofi_group_size(group), " x ",
                 input.numel(), " elements (members x input), got ", output.numel());
 }
 
-}  // namespace
+} // namespace
 
 BackendLofi::BackendLofi(Config config)
     : c10d::Backend(lofi_group_rank(config.group.get()), lofi_group_size(config.group.get())),
-      group_(std::move(config.group)),
-      single_(lofi_group_node_count(group_.get()) == 1),
-      strict_(config.strict),
-      coalesces_cuda_(config.coalesces_cuda),
-      inners_(std::move(config.source), single_, [this](c10d::Backend& inner) { dress(inner); }),
-      options_(c10::make_intrusive<Options>("lofi", config.timeout)) {
+      group_(std::move(config.group)), single_(lofi_group_node_count(group_.get()) == 1),
+      strict_(config.strict), coalesces_cuda_(config.coalesces_cuda),
+      inners_(std::move(config.source), single_, [this](c10d::Backend &inner) { dress(inner); }),
+      options_(c10::make_intrusive<Options>("lofi", config.timeout))
+{
     options_->group_name = config.name;
     for (int rank = 0; rank < size_; ++rank) {
         options_->global_ranks_in_group.push_back(lofi_group_global_rank(group_.get(), rank));
@@ -83,13 +90,15 @@ BackendLofi::BackendLofi(Config config)
 }
 
 // Inner backends come late, so what the user set on the group meanwhile is repeated on them.
-void BackendLofi::dress(c10d::Backend& inner) const {
+void BackendLofi::dress(c10d::Backend &inner) const
+{
     if (!getGroupUid().empty()) inner.setGroupUid(getGroupUid());
     if (timeout_was_set_) inner.setTimeout(options_->timeout);
     if (bound_device_id_) inner.setBoundDeviceId(bound_device_id_);
 }
 
-BackendLofi::Step BackendLofi::begin(const Call& call) {
+BackendLofi::Step BackendLofi::begin(const Call &call)
+{
     Step step{{LOFI_DO_REAL, LOFI_ADJUST_NONE, 1, 0, call.root, call.peer}, nullptr};
     // A real collective is passed on as it is: what is wrong with it, its backend says.
     if (!single_ && lofi_session_scope(session()) == LOFI_SCOPE_NODE) {
@@ -119,7 +128,7 @@ BackendLofi::Step BackendLofi::begin(const Call& call) {
 
     step.inner = inners_.get(call.device, step.is_local() ? Span::node : Span::world);
     if (coalescing_ && step.inner->supportsCoalescing()) {
-        auto& started = coalescing_->started;
+        auto &started = coalescing_->started;
         if (std::find(started.begin(), started.end(), step.inner) == started.end()) {
             step.inner->startCoalescing();
             started.push_back(step.inner);
@@ -130,22 +139,25 @@ BackendLofi::Step BackendLofi::begin(const Call& call) {
 
 // Every inner collective passes here: while coalescing, works that the inner backend does not
 // coalesce itself are kept for endCoalescing.
-WorkPtr BackendLofi::issued(const Step& step, WorkPtr work) {
+WorkPtr BackendLofi::issued(const Step &step, WorkPtr work)
+{
     if (coalescing_ && !step.inner->supportsCoalescing() && work) {
         coalescing_->works.push_back(work);
     }
     return work;
 }
 
-WorkPtr BackendLofi::then(const Step& step, WorkPtr work, std::function<void()> finish,
-                          c10d::OpType type) {
+WorkPtr BackendLofi::then(const Step &step, WorkPtr work, std::function<void()> finish,
+                          c10d::OpType type)
+{
     TORCH_CHECK(!(coalescing_ && step.inner->supportsCoalescing()),
                 "lofi: a gather over nodes can't be coalesced with other collectives; issue it "
                 "outside of the coalescing manager");
     return issued(step, c10::make_intrusive<WorkLofi>(std::move(work), std::move(finish), type));
 }
 
-std::vector<int> BackendLofi::primaries() const {
+std::vector<int> BackendLofi::primaries() const
+{
     std::vector<int> first(lofi_group_local_size(group_.get()), -1);
     for (int rank = size_ - 1; rank >= 0; --rank) {
         first[lofi_group_place(group_.get(), rank)] = rank;
@@ -153,7 +165,8 @@ std::vector<int> BackendLofi::primaries() const {
     return first;
 }
 
-WorkPtr BackendLofi::broadcast(Tensors& tensors, const c10d::BroadcastOptions& opts) {
+WorkPtr BackendLofi::broadcast(Tensors &tensors, const c10d::BroadcastOptions &opts)
+{
     auto step = begin({.collective = LOFI_BROADCAST,
                        .device = device_of(tensors),
                        .bytes = bytes_of(tensors),
@@ -163,7 +176,8 @@ WorkPtr BackendLofi::broadcast(Tensors& tensors, const c10d::BroadcastOptions& o
     return issued(step, step.inner->broadcast(tensors, local));
 }
 
-WorkPtr BackendLofi::allreduce(Tensors& tensors, const c10d::AllreduceOptions& opts) {
+WorkPtr BackendLofi::allreduce(Tensors &tensors, const c10d::AllreduceOptions &opts)
+{
     auto step = begin({.collective = LOFI_ALL_REDUCE,
                        .device = device_of(tensors),
                        .bytes = bytes_of(tensors),
@@ -174,17 +188,18 @@ WorkPtr BackendLofi::allreduce(Tensors& tensors, const c10d::AllreduceOptions& o
     return issued(step, step.inner->allreduce(tensors, local));
 }
 
-WorkPtr BackendLofi::allreduce_sparse(Tensors& tensors, const c10d::AllreduceOptions& opts) {
-    auto step = begin({.collective = LOFI_ALL_REDUCE,
-                       .device = device_of(tensors),
-                       .op = op_of(opts.reduceOp)});
+WorkPtr BackendLofi::allreduce_sparse(Tensors &tensors, const c10d::AllreduceOptions &opts)
+{
+    auto step = begin(
+        {.collective = LOFI_ALL_REDUCE, .device = device_of(tensors), .op = op_of(opts.reduceOp)});
     auto local = opts;
     local.reduceOp = adjust(step.plan, tensors, opts.reduceOp);
     return issued(step, step.inner->allreduce_sparse(tensors, local));
 }
 
-WorkPtr BackendLofi::allreduce_coalesced(Tensors& tensors,
-                                         const c10d::AllreduceCoalescedOptions& opts) {
+WorkPtr BackendLofi::allreduce_coalesced(Tensors &tensors,
+                                         const c10d::AllreduceCoalescedOptions &opts)
+{
     auto step = begin({.collective = LOFI_ALL_REDUCE,
                        .device = device_of(tensors),
                        .bytes = bytes_of(tensors),
@@ -195,7 +210,8 @@ WorkPtr BackendLofi::allreduce_coalesced(Tensors& tensors,
     return issued(step, step.inner->allreduce_coalesced(tensors, local));
 }
 
-WorkPtr BackendLofi::reduce(Tensors& tensors, const c10d::ReduceOptions& opts) {
+WorkPtr BackendLofi::reduce(Tensors &tensors, const c10d::ReduceOptions &opts)
+{
     auto step = begin({.collective = LOFI_REDUCE,
                        .device = device_of(tensors),
                        .bytes = bytes_of(tensors),
@@ -210,24 +226,26 @@ WorkPtr BackendLofi::reduce(Tensors& tensors, const c10d::ReduceOptions& opts) {
     // A reduce writes to the root's tensor only, so the others' must not be scaled in place.
     Tensors inputs = tensors;
     if (step.plan.adjust != LOFI_ADJUST_NONE && rank_ != opts.rootRank) {
-        for (auto& input : inputs) input = input.clone();
+        for (auto &input : inputs)
+            input = input.clone();
     }
     local.reduceOp = adjust(step.plan, inputs, opts.reduceOp);
     return issued(step, step.inner->reduce(inputs, local));
 }
 
-WorkPtr BackendLofi::allgather(TensorLists& outputs, Tensors& inputs,
-                               const c10d::AllgatherOptions& opts) {
-    auto step = begin({.collective = LOFI_ALL_GATHER,
-                       .device = device_of(inputs),
-                       .bytes = bytes_of(inputs)});
+WorkPtr BackendLofi::allgather(TensorLists &outputs, Tensors &inputs,
+                               const c10d::AllgatherOptions &opts)
+{
+    auto step = begin(
+        {.collective = LOFI_ALL_GATHER, .device = device_of(inputs), .bytes = bytes_of(inputs)});
     if (!step.is_local()) return issued(step, step.inner->allgather(outputs, inputs, opts));
 
     TORCH_CHECK(outputs.size() == 1 && outputs[0].size() == static_cast<size_t>(size_),
                 "lofi: all_gather needs one output tensor for each of the ", size_, " members");
     const auto first = primaries();
     TensorLists local(1);
-    for (int rank : first) local[0].push_back(outputs[0][rank]);
+    for (int rank : first)
+        local[0].push_back(outputs[0][rank]);
     auto work = step.inner->allgather(local, inputs, opts);
     return then(
         step, work,
@@ -235,8 +253,9 @@ WorkPtr BackendLofi::allgather(TensorLists& outputs, Tensors& inputs,
         c10d::OpType::ALLGATHER);
 }
 
-WorkPtr BackendLofi::LOFI_ALL_GATHER_SINGLE(at::Tensor& output, at::Tensor& input,
-                                            const c10d::AllgatherOptions& opts) {
+WorkPtr BackendLofi::LOFI_ALL_GATHER_SINGLE(at::Tensor &output, at::Tensor &input,
+                                            const c10d::AllgatherOptions &opts)
+{
     auto step = begin({.collective = LOFI_ALL_GATHER,
                        .device = input.device().type(),
                        .bytes = bytes_of({input})});
@@ -253,11 +272,11 @@ WorkPtr BackendLofi::LOFI_ALL_GATHER_SINGLE(at::Tensor& output, at::Tensor& inpu
 }
 
 // outputs[r][i] is what member r gave as inputs[i].
-WorkPtr BackendLofi::allgather_coalesced(TensorLists& outputs, Tensors& inputs,
-                                         const c10d::AllgatherOptions& opts) {
-    auto step = begin({.collective = LOFI_ALL_GATHER,
-                       .device = device_of(inputs),
-                       .bytes = bytes_of(inputs)});
+WorkPtr BackendLofi::allgather_coalesced(TensorLists &outputs, Tensors &inputs,
+                                         const c10d::AllgatherOptions &opts)
+{
+    auto step = begin(
+        {.collective = LOFI_ALL_GATHER, .device = device_of(inputs), .bytes = bytes_of(inputs)});
     if (!step.is_local()) {
         return issued(step, step.inner->allgather_coalesced(outputs, inputs, opts));
     }
@@ -266,25 +285,27 @@ WorkPtr BackendLofi::allgather_coalesced(TensorLists& outputs, Tensors& inputs,
                 " members");
     const auto first = primaries();
     TensorLists local;
-    for (int rank : first) local.push_back(outputs[rank]);
+    for (int rank : first)
+        local.push_back(outputs[rank]);
     auto work = step.inner->allgather_coalesced(local, inputs, opts);
     return then(
         step, work,
         [group = group_, first, all = outputs, count = inputs.size()]() {
             for (size_t i = 0; i < count; ++i) {
                 Tensors column;
-                for (const auto& list : all) column.push_back(list.at(i));
+                for (const auto &list : all)
+                    column.push_back(list.at(i));
                 tile(group.get(), first, column);
             }
         },
         c10d::OpType::ALLGATHER_COALESCED);
 }
 
-WorkPtr BackendLofi::LOFI_ALL_GATHER_SINGLE_COALESCED(Tensors& outputs, Tensors& inputs,
-                                                      const c10d::AllgatherOptions& opts) {
-    auto step = begin({.collective = LOFI_ALL_GATHER,
-                       .device = device_of(inputs),
-                       .bytes = bytes_of(inputs)});
+WorkPtr BackendLofi::LOFI_ALL_GATHER_SINGLE_COALESCED(Tensors &outputs, Tensors &inputs,
+                                                      const c10d::AllgatherOptions &opts)
+{
+    auto step = begin(
+        {.collective = LOFI_ALL_GATHER, .device = device_of(inputs), .bytes = bytes_of(inputs)});
     if (!step.is_local()) {
         return issued(step, step.inner->LOFI_ALL_GATHER_SINGLE_COALESCED(outputs, inputs, opts));
     }
@@ -306,8 +327,8 @@ WorkPtr BackendLofi::LOFI_ALL_GATHER_SINGLE_COALESCED(Tensors& outputs, Tensors&
         c10d::OpType::ALLGATHER_COALESCED);
 }
 
-WorkPtr BackendLofi::gather(TensorLists& outputs, Tensors& inputs,
-                            const c10d::GatherOptions& opts) {
+WorkPtr BackendLofi::gather(TensorLists &outputs, Tensors &inputs, const c10d::GatherOptions &opts)
+{
     auto step = begin({.collective = LOFI_GATHER,
                        .device = device_of(inputs),
                        .bytes = bytes_of(inputs),
@@ -326,7 +347,8 @@ WorkPtr BackendLofi::gather(TensorLists& outputs, Tensors& inputs,
                 " members at the root");
     const auto first = primaries();
     local.resize(1);
-    for (int rank : first) local[0].push_back(outputs[0][rank]);
+    for (int rank : first)
+        local[0].push_back(outputs[0][rank]);
     auto work = step.inner->gather(local, inputs, local_opts);
     return then(
         step, work,
@@ -335,8 +357,9 @@ WorkPtr BackendLofi::gather(TensorLists& outputs, Tensors& inputs,
 }
 
 #ifdef LOFI_HAS_GATHER_SINGLE
-WorkPtr BackendLofi::gather_single(at::Tensor& output, at::Tensor& input,
-                                   const c10d::GatherOptions& opts) {
+WorkPtr BackendLofi::gather_single(at::Tensor &output, at::Tensor &input,
+                                   const c10d::GatherOptions &opts)
+{
     auto step = begin({.collective = LOFI_GATHER,
                        .device = input.device().type(),
                        .bytes = bytes_of({input}),
@@ -359,8 +382,9 @@ WorkPtr BackendLofi::gather_single(at::Tensor& output, at::Tensor& input,
 }
 #endif
 
-WorkPtr BackendLofi::scatter(Tensors& outputs, TensorLists& inputs,
-                             const c10d::ScatterOptions& opts) {
+WorkPtr BackendLofi::scatter(Tensors &outputs, TensorLists &inputs,
+                             const c10d::ScatterOptions &opts)
+{
     auto step = begin({.collective = LOFI_SCATTER,
                        .device = device_of(outputs),
                        .bytes = bytes_of(outputs),
@@ -370,8 +394,9 @@ WorkPtr BackendLofi::scatter(Tensors& outputs, TensorLists& inputs,
 
 // reduce_scatter and all_to_all give each member data of its own. Mirrored, a member would act on
 // slots that nobody in its node holds, so the plan refuses them while nodes train apart.
-WorkPtr BackendLofi::reduce_scatter(Tensors& outputs, TensorLists& inputs,
-                                    const c10d::ReduceScatterOptions& opts) {
+WorkPtr BackendLofi::reduce_scatter(Tensors &outputs, TensorLists &inputs,
+                                    const c10d::ReduceScatterOptions &opts)
+{
     auto step = begin({.collective = LOFI_REDUCE_SCATTER,
                        .device = device_of(outputs),
                        .bytes = bytes_of(front_or_empty(inputs)),
@@ -379,8 +404,9 @@ WorkPtr BackendLofi::reduce_scatter(Tensors& outputs, TensorLists& inputs,
     return issued(step, step.inner->reduce_scatter(outputs, inputs, opts));
 }
 
-WorkPtr BackendLofi::LOFI_REDUCE_SCATTER_SINGLE(at::Tensor& output, at::Tensor& input,
-                                                const c10d::ReduceScatterOptions& opts) {
+WorkPtr BackendLofi::LOFI_REDUCE_SCATTER_SINGLE(at::Tensor &output, at::Tensor &input,
+                                                const c10d::ReduceScatterOptions &opts)
+{
     auto step = begin({.collective = LOFI_REDUCE_SCATTER,
                        .device = input.device().type(),
                        .bytes = bytes_of({input}),
@@ -388,8 +414,9 @@ WorkPtr BackendLofi::LOFI_REDUCE_SCATTER_SINGLE(at::Tensor& output, at::Tensor& 
     return issued(step, step.inner->LOFI_REDUCE_SCATTER_SINGLE(output, input, opts));
 }
 
-WorkPtr BackendLofi::LOFI_REDUCE_SCATTER_SINGLE_COALESCED(
-    Tensors& outputs, Tensors& inputs, const c10d::ReduceScatterOptions& opts) {
+WorkPtr BackendLofi::LOFI_REDUCE_SCATTER_SINGLE_COALESCED(Tensors &outputs, Tensors &inputs,
+                                                          const c10d::ReduceScatterOptions &opts)
+{
     auto step = begin({.collective = LOFI_REDUCE_SCATTER,
                        .device = device_of(inputs),
                        .bytes = bytes_of(inputs),
@@ -397,26 +424,27 @@ WorkPtr BackendLofi::LOFI_REDUCE_SCATTER_SINGLE_COALESCED(
     return issued(step, step.inner->LOFI_REDUCE_SCATTER_SINGLE_COALESCED(outputs, inputs, opts));
 }
 
-WorkPtr BackendLofi::LOFI_ALL_TO_ALL_SINGLE(at::Tensor& output, at::Tensor& input,
-                                            std::vector<int64_t>& output_splits,
-                                            std::vector<int64_t>& input_splits,
-                                            const c10d::AllToAllOptions& opts) {
+WorkPtr BackendLofi::LOFI_ALL_TO_ALL_SINGLE(at::Tensor &output, at::Tensor &input,
+                                            std::vector<int64_t> &output_splits,
+                                            std::vector<int64_t> &input_splits,
+                                            const c10d::AllToAllOptions &opts)
+{
     auto step = begin({.collective = LOFI_ALL_TO_ALL,
                        .device = input.device().type(),
                        .bytes = bytes_of({input})});
-    return issued(step, step.inner->LOFI_ALL_TO_ALL_SINGLE(output, input, output_splits,
-                                                           input_splits, opts));
+    return issued(
+        step, step.inner->LOFI_ALL_TO_ALL_SINGLE(output, input, output_splits, input_splits, opts));
 }
 
-WorkPtr BackendLofi::alltoall(Tensors& outputs, Tensors& inputs,
-                              const c10d::AllToAllOptions& opts) {
-    auto step = begin({.collective = LOFI_ALL_TO_ALL,
-                       .device = device_of(inputs),
-                       .bytes = bytes_of(inputs)});
+WorkPtr BackendLofi::alltoall(Tensors &outputs, Tensors &inputs, const c10d::AllToAllOptions &opts)
+{
+    auto step = begin(
+        {.collective = LOFI_ALL_TO_ALL, .device = device_of(inputs), .bytes = bytes_of(inputs)});
     return issued(step, step.inner->alltoall(outputs, inputs, opts));
 }
 
-WorkPtr BackendLofi::send(Tensors& tensors, int peer, int tag) {
+WorkPtr BackendLofi::send(Tensors &tensors, int peer, int tag)
+{
     auto step = begin({.collective = LOFI_SEND,
                        .device = device_of(tensors),
                        .bytes = bytes_of(tensors),
@@ -424,12 +452,14 @@ WorkPtr BackendLofi::send(Tensors& tensors, int peer, int tag) {
     return issued(step, step.inner->send(tensors, step.is_local() ? step.plan.peer : peer, tag));
 }
 
-WorkPtr BackendLofi::recv(Tensors& tensors, int peer, int tag) {
+WorkPtr BackendLofi::recv(Tensors &tensors, int peer, int tag)
+{
     auto step = begin({.collective = LOFI_RECV, .device = device_of(tensors), .peer = peer});
     return issued(step, step.inner->recv(tensors, step.is_local() ? step.plan.peer : peer, tag));
 }
 
-WorkPtr BackendLofi::recvAnysource(Tensors& tensors, int tag) {
+WorkPtr BackendLofi::recvAnysource(Tensors &tensors, int tag)
+{
     auto step = begin({.collective = LOFI_RECV_ANY, .device = device_of(tensors)});
     auto work = step.inner->recvAnysource(tensors, tag);
     if (step.is_local()) {
@@ -441,20 +471,23 @@ WorkPtr BackendLofi::recvAnysource(Tensors& tensors, int tag) {
     return issued(step, work);
 }
 
-WorkPtr BackendLofi::barrier(const c10d::BarrierOptions& opts) {
+WorkPtr BackendLofi::barrier(const c10d::BarrierOptions &opts)
+{
     auto step = begin({.collective = LOFI_BARRIER,
                        .device = device_of(opts, getBoundDeviceId(), coalesces_cuda_)});
     return issued(step, step.inner->barrier(opts));
 }
 
-void BackendLofi::monitoredBarrier(const c10d::BarrierOptions& opts, bool wait_all_ranks) {
+void BackendLofi::monitoredBarrier(const c10d::BarrierOptions &opts, bool wait_all_ranks)
+{
     auto step = begin({.collective = LOFI_BARRIER, .device = c10::DeviceType::CPU});
     step.inner->monitoredBarrier(opts, wait_all_ranks);
 }
 
-c10::intrusive_ptr<c10d::Backend> BackendLofi::split(const c10::intrusive_ptr<c10d::Store>& store,
-                                                     const std::vector<int>& ranks,
-                                                     const c10::intrusive_ptr<Options>& opts) {
+c10::intrusive_ptr<c10d::Backend> BackendLofi::split(const c10::intrusive_ptr<c10d::Store> &store,
+                                                     const std::vector<int> &ranks,
+                                                     const c10::intrusive_ptr<Options> &opts)
+{
     if (std::find(ranks.begin(), ranks.end(), rank_) == ranks.end()) return nullptr;
     std::vector<int> global_ranks;
     for (int rank : ranks) {
@@ -467,53 +500,66 @@ c10::intrusive_ptr<c10d::Backend> BackendLofi::split(const c10::intrusive_ptr<c1
 
 // One backend serves cpu and cuda, and c10d does not say for which it coalesces. NCCL's calls are
 // grouped by NCCL; gloo's are issued at once and waited for together.
-void BackendLofi::startCoalescing() {
+void BackendLofi::startCoalescing()
+{
     TORCH_CHECK(coalesces_cuda_, "lofi: coalescing needs a CUDA backend; gloo has none");
     coalescing_.emplace();
 }
 
-WorkPtr BackendLofi::endCoalescing() {
+WorkPtr BackendLofi::endCoalescing()
+{
     TORCH_CHECK(coalescing_, "lofi: endCoalescing without startCoalescing");
     Coalescing ended = std::move(*coalescing_);
     coalescing_.reset();
-    for (auto& inner : ended.started) {
+    for (auto &inner : ended.started) {
         if (auto work = inner->endCoalescing()) ended.works.push_back(work);
     }
     if (ended.works.size() == 1) return ended.works.front();
     return c10::make_intrusive<WorkAll>(std::move(ended.works));
 }
 
-uint64_t BackendLofi::getSequenceNumberForGroup() {
+uint64_t BackendLofi::getSequenceNumberForGroup()
+{
     if (!single_) return sequence_;
     auto existing = inners_.existing();
     return existing.empty() ? 0 : existing.front()->getSequenceNumberForGroup();
 }
 
-void BackendLofi::setTimeout(std::chrono::milliseconds timeout) {
+void BackendLofi::setTimeout(std::chrono::milliseconds timeout)
+{
     options_->timeout = timeout;
     timeout_was_set_ = true;
-    for (auto& inner : inners_.existing()) inner->setTimeout(timeout);
+    for (auto &inner : inners_.existing())
+        inner->setTimeout(timeout);
 }
 
-void BackendLofi::setGroupUid(const std::string& uid) {
+void BackendLofi::setGroupUid(const std::string &uid)
+{
     c10d::Backend::setGroupUid(uid);
-    for (auto& inner : inners_.existing()) inner->setGroupUid(uid);
+    for (auto &inner : inners_.existing())
+        inner->setGroupUid(uid);
 }
 
-void BackendLofi::eagerConnectSingleDevice(at::Device device) {
+void BackendLofi::eagerConnectSingleDevice(at::Device device)
+{
     inners_.get(device.type(), Span::node)->eagerConnectSingleDevice(device);
 }
 
-void BackendLofi::enableCollectivesTiming() {
-    for (auto& inner : inners_.existing()) inner->enableCollectivesTiming();
+void BackendLofi::enableCollectivesTiming()
+{
+    for (auto &inner : inners_.existing())
+        inner->enableCollectivesTiming();
 }
 
-void BackendLofi::waitForPendingWorks() {
-    for (auto& inner : inners_.existing()) inner->waitForPendingWorks();
+void BackendLofi::waitForPendingWorks()
+{
+    for (auto &inner : inners_.existing())
+        inner->waitForPendingWorks();
 }
 
-c10d::ErrorType BackendLofi::getError() {
-    for (auto& inner : inners_.existing()) {
+c10d::ErrorType BackendLofi::getError()
+{
+    for (auto &inner : inners_.existing()) {
         const auto error = inner->getError();
         if (error != c10d::ErrorType::SUCCESS) return error;
     }
@@ -521,56 +567,73 @@ c10d::ErrorType BackendLofi::getError() {
 }
 
 // Communication memory and its accounting are NCCL's: the node's communicator answers.
-c10::intrusive_ptr<c10d::Backend> BackendLofi::cuda_inner(const char* what) {
+c10::intrusive_ptr<c10d::Backend> BackendLofi::cuda_inner(const char *what)
+{
     TORCH_CHECK(coalesces_cuda_, "lofi: ", what, " needs a CUDA backend; this process has none");
     return inners_.get(c10::DeviceType::CUDA, Span::node);
 }
 
-std::shared_ptr<c10::Allocator> BackendLofi::getMemAllocator() {
+std::shared_ptr<c10::Allocator> BackendLofi::getMemAllocator()
+{
     return cuda_inner("getMemAllocator")->getMemAllocator();
 }
 
-at::Tensor BackendLofi::allocateTensor(long size, at::TensorOptions options) {
+at::Tensor BackendLofi::allocateTensor(long size, at::TensorOptions options)
+{
     return cuda_inner("allocateTensor")->allocateTensor(size, options);
 }
 
-bool BackendLofi::supportsTensorAlloc(c10::DeviceIndex device) {
+bool BackendLofi::supportsTensorAlloc(c10::DeviceIndex device)
+{
     return coalesces_cuda_ && cuda_inner("supportsTensorAlloc")->supportsTensorAlloc(device);
 }
 
-void BackendLofi::abort() {
-    for (auto& inner : inners_.existing()) inner->abort();
+void BackendLofi::abort()
+{
+    for (auto &inner : inners_.existing())
+        inner->abort();
 }
 
-void BackendLofi::shutdown() {
-    for (auto& inner : inners_.existing()) inner->shutdown();
+void BackendLofi::shutdown()
+{
+    for (auto &inner : inners_.existing())
+        inner->shutdown();
 }
 
 #ifdef LOFI_HAS_SUSPEND
-void BackendLofi::suspend() {
-    for (auto& inner : inners_.existing()) inner->suspend();
+void BackendLofi::suspend()
+{
+    for (auto &inner : inners_.existing())
+        inner->suspend();
 }
 
-void BackendLofi::resume() {
-    for (auto& inner : inners_.existing()) inner->resume();
+void BackendLofi::resume()
+{
+    for (auto &inner : inners_.existing())
+        inner->resume();
 }
 
-std::unordered_map<std::string, uint64_t> BackendLofi::getMemoryStats() {
+std::unordered_map<std::string, uint64_t> BackendLofi::getMemoryStats()
+{
     return cuda_inner("getMemoryStats")->getMemoryStats();
 }
 #endif
 
 #ifdef LOFI_HAS_EPHEMERAL_TIMEOUT
-void BackendLofi::addEphemeralTimeout(const std::chrono::milliseconds& timeout) {
-    for (auto& inner : inners_.existing()) inner->addEphemeralTimeout(timeout);
+void BackendLofi::addEphemeralTimeout(const std::chrono::milliseconds &timeout)
+{
+    for (auto &inner : inners_.existing())
+        inner->addEphemeralTimeout(timeout);
 }
 #endif
 
 #ifdef LOFI_HAS_VIRTUAL_BOUND_DEVICE
-void BackendLofi::setBoundDeviceId(std::optional<at::Device> device) {
+void BackendLofi::setBoundDeviceId(std::optional<at::Device> device)
+{
     c10d::Backend::setBoundDeviceId(device);
-    for (auto& inner : inners_.existing()) inner->setBoundDeviceId(device);
+    for (auto &inner : inners_.existing())
+        inner->setBoundDeviceId(device);
 }
 #endif
 
-}  // namespace lofi
+} // namespace lofi

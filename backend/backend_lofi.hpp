@@ -24,72 +24,89 @@ using TensorLists = std::vector<Tensors>;
 using WorkPtr = c10::intrusive_ptr<c10d::Work>;
 
 class BackendLofi : public c10d::Backend {
-   public:
+  public:
     struct Config {
         std::shared_ptr<lofi_group> group;
         std::unique_ptr<InnerSource> source;
         std::chrono::milliseconds timeout;
         std::string name;
-        bool strict;            // LOFI_STRICT: refuse what would cross nodes unasked
-        bool coalesces_cuda;    // a CUDA inner backend may come, and coalesces
+        bool strict;         // LOFI_STRICT: refuse what would cross nodes unasked
+        bool coalesces_cuda; // a CUDA inner backend may come, and coalesces
     };
     explicit BackendLofi(Config config);
 
-    const lofi_group* group() const { return group_.get(); }
-    Inners& inners() { return inners_; }
+    const lofi_group *group() const
+    {
+        return group_.get();
+    }
+    Inners &inners()
+    {
+        return inners_;
+    }
 
-    WorkPtr broadcast(Tensors& tensors, const c10d::BroadcastOptions& opts) override;
-    WorkPtr allreduce(Tensors& tensors, const c10d::AllreduceOptions& opts) override;
-    WorkPtr allreduce_sparse(Tensors& tensors, const c10d::AllreduceOptions& opts) override;
-    WorkPtr allreduce_coalesced(Tensors& tensors,
-                                const c10d::AllreduceCoalescedOptions& opts) override;
-    WorkPtr reduce(Tensors& tensors, const c10d::ReduceOptions& opts) override;
-    WorkPtr allgather(TensorLists& outputs, Tensors& inputs,
-                      const c10d::AllgatherOptions& opts) override;
-    WorkPtr LOFI_ALL_GATHER_SINGLE(at::Tensor& output, at::Tensor& input,
-                                   const c10d::AllgatherOptions& opts) override;
-    WorkPtr allgather_coalesced(TensorLists& outputs, Tensors& inputs,
-                                const c10d::AllgatherOptions& opts) override;
-    WorkPtr LOFI_ALL_GATHER_SINGLE_COALESCED(Tensors& outputs, Tensors& inputs,
-                                             const c10d::AllgatherOptions& opts) override;
-    WorkPtr gather(TensorLists& outputs, Tensors& inputs,
-                   const c10d::GatherOptions& opts) override;
+    WorkPtr broadcast(Tensors &tensors, const c10d::BroadcastOptions &opts) override;
+    WorkPtr allreduce(Tensors &tensors, const c10d::AllreduceOptions &opts) override;
+    WorkPtr allreduce_sparse(Tensors &tensors, const c10d::AllreduceOptions &opts) override;
+    WorkPtr allreduce_coalesced(Tensors &tensors,
+                                const c10d::AllreduceCoalescedOptions &opts) override;
+    WorkPtr reduce(Tensors &tensors, const c10d::ReduceOptions &opts) override;
+    WorkPtr allgather(TensorLists &outputs, Tensors &inputs,
+                      const c10d::AllgatherOptions &opts) override;
+    WorkPtr LOFI_ALL_GATHER_SINGLE(at::Tensor &output, at::Tensor &input,
+                                   const c10d::AllgatherOptions &opts) override;
+    WorkPtr allgather_coalesced(TensorLists &outputs, Tensors &inputs,
+                                const c10d::AllgatherOptions &opts) override;
+    WorkPtr LOFI_ALL_GATHER_SINGLE_COALESCED(Tensors &outputs, Tensors &inputs,
+                                             const c10d::AllgatherOptions &opts) override;
+    WorkPtr gather(TensorLists &outputs, Tensors &inputs, const c10d::GatherOptions &opts) override;
 #ifdef LOFI_HAS_GATHER_SINGLE
-    WorkPtr gather_single(at::Tensor& output, at::Tensor& input,
-                          const c10d::GatherOptions& opts) override;
+    WorkPtr gather_single(at::Tensor &output, at::Tensor &input,
+                          const c10d::GatherOptions &opts) override;
 #endif
-    WorkPtr scatter(Tensors& outputs, TensorLists& inputs,
-                    const c10d::ScatterOptions& opts) override;
-    WorkPtr reduce_scatter(Tensors& outputs, TensorLists& inputs,
-                           const c10d::ReduceScatterOptions& opts) override;
-    WorkPtr LOFI_REDUCE_SCATTER_SINGLE(at::Tensor& output, at::Tensor& input,
-                                       const c10d::ReduceScatterOptions& opts) override;
-    WorkPtr LOFI_REDUCE_SCATTER_SINGLE_COALESCED(Tensors& outputs, Tensors& inputs,
-                                                 const c10d::ReduceScatterOptions& opts) override;
-    WorkPtr LOFI_ALL_TO_ALL_SINGLE(at::Tensor& output, at::Tensor& input,
-                                   std::vector<int64_t>& output_splits,
-                                   std::vector<int64_t>& input_splits,
-                                   const c10d::AllToAllOptions& opts) override;
-    WorkPtr alltoall(Tensors& outputs, Tensors& inputs, const c10d::AllToAllOptions& opts) override;
-    WorkPtr send(Tensors& tensors, int peer, int tag) override;
-    WorkPtr recv(Tensors& tensors, int peer, int tag) override;
-    WorkPtr recvAnysource(Tensors& tensors, int tag) override;
-    WorkPtr barrier(const c10d::BarrierOptions& opts) override;
-    void monitoredBarrier(const c10d::BarrierOptions& opts, bool wait_all_ranks) override;
+    WorkPtr scatter(Tensors &outputs, TensorLists &inputs,
+                    const c10d::ScatterOptions &opts) override;
+    WorkPtr reduce_scatter(Tensors &outputs, TensorLists &inputs,
+                           const c10d::ReduceScatterOptions &opts) override;
+    WorkPtr LOFI_REDUCE_SCATTER_SINGLE(at::Tensor &output, at::Tensor &input,
+                                       const c10d::ReduceScatterOptions &opts) override;
+    WorkPtr LOFI_REDUCE_SCATTER_SINGLE_COALESCED(Tensors &outputs, Tensors &inputs,
+                                                 const c10d::ReduceScatterOptions &opts) override;
+    WorkPtr LOFI_ALL_TO_ALL_SINGLE(at::Tensor &output, at::Tensor &input,
+                                   std::vector<int64_t> &output_splits,
+                                   std::vector<int64_t> &input_splits,
+                                   const c10d::AllToAllOptions &opts) override;
+    WorkPtr alltoall(Tensors &outputs, Tensors &inputs, const c10d::AllToAllOptions &opts) override;
+    WorkPtr send(Tensors &tensors, int peer, int tag) override;
+    WorkPtr recv(Tensors &tensors, int peer, int tag) override;
+    WorkPtr recvAnysource(Tensors &tensors, int tag) override;
+    WorkPtr barrier(const c10d::BarrierOptions &opts) override;
+    void monitoredBarrier(const c10d::BarrierOptions &opts, bool wait_all_ranks) override;
 
-    const std::string getBackendName() const override { return "lofi"; }
-    c10::intrusive_ptr<Options> getBackendOptions() override { return options_; }
-    bool supportsSplitting() const override { return true; }
-    c10::intrusive_ptr<c10d::Backend> split(const c10::intrusive_ptr<c10d::Store>& store,
-                                            const std::vector<int>& ranks,
-                                            const c10::intrusive_ptr<Options>& opts) override;
-    bool supportsCoalescing() const override { return coalesces_cuda_; }
+    const std::string getBackendName() const override
+    {
+        return "lofi";
+    }
+    c10::intrusive_ptr<Options> getBackendOptions() override
+    {
+        return options_;
+    }
+    bool supportsSplitting() const override
+    {
+        return true;
+    }
+    c10::intrusive_ptr<c10d::Backend> split(const c10::intrusive_ptr<c10d::Store> &store,
+                                            const std::vector<int> &ranks,
+                                            const c10::intrusive_ptr<Options> &opts) override;
+    bool supportsCoalescing() const override
+    {
+        return coalesces_cuda_;
+    }
     void startCoalescing() override;
     WorkPtr endCoalescing() override;
 
     uint64_t getSequenceNumberForGroup() override;
     void setTimeout(std::chrono::milliseconds timeout) override;
-    void setGroupUid(const std::string& uid) override;
+    void setGroupUid(const std::string &uid) override;
     void eagerConnectSingleDevice(at::Device device) override;
     void enableCollectivesTiming() override;
     void waitForPendingWorks() override;
@@ -105,40 +122,45 @@ class BackendLofi : public c10d::Backend {
     std::unordered_map<std::string, uint64_t> getMemoryStats() override;
 #endif
 #ifdef LOFI_HAS_EPHEMERAL_TIMEOUT
-    void addEphemeralTimeout(const std::chrono::milliseconds& timeout) override;
+    void addEphemeralTimeout(const std::chrono::milliseconds &timeout) override;
 #endif
 #ifdef LOFI_HAS_VIRTUAL_BOUND_DEVICE
     void setBoundDeviceId(std::optional<at::Device> device) override;
 #endif
 
-   private:
+  private:
     // One collective: what to do, and the inner backend to do it on (null: nothing to do).
     struct Step {
         lofi_plan plan;
         c10::intrusive_ptr<c10d::Backend> inner;
-        bool is_local() const { return plan.action == LOFI_DO_LOCAL; }
-        bool is_nothing() const { return plan.action == LOFI_DO_NOTHING; }
+        bool is_local() const
+        {
+            return plan.action == LOFI_DO_LOCAL;
+        }
+        bool is_nothing() const
+        {
+            return plan.action == LOFI_DO_NOTHING;
+        }
     };
     struct Call {
         lofi_collective collective;
         c10::DeviceType device;
-        uint64_t bytes = 0;  // of this rank's input
+        uint64_t bytes = 0; // of this rank's input
         lofi_op op = LOFI_SUM;
         bool is_bool = false;
         int root = 0;
         int peer = 0;
     };
-    void dress(c10d::Backend& inner) const;
-    Step begin(const Call& call);
-    WorkPtr issued(const Step& step, WorkPtr work);
-    WorkPtr then(const Step& step, WorkPtr work, std::function<void()> finish,
-                 c10d::OpType type);
+    void dress(c10d::Backend &inner) const;
+    Step begin(const Call &call);
+    WorkPtr issued(const Step &step, WorkPtr work);
+    WorkPtr then(const Step &step, WorkPtr work, std::function<void()> finish, c10d::OpType type);
     // For each place in the node, the first member of the group that has it.
     std::vector<int> primaries() const;
-    c10::intrusive_ptr<c10d::Backend> cuda_inner(const char* what);
+    c10::intrusive_ptr<c10d::Backend> cuda_inner(const char *what);
 
     const std::shared_ptr<lofi_group> group_;
-    const bool single_;  // inside one node: every call goes straight to the inner backend
+    const bool single_; // inside one node: every call goes straight to the inner backend
     const bool strict_;
     const bool coalesces_cuda_;
     Inners inners_;
@@ -153,4 +175,4 @@ class BackendLofi : public c10d::Backend {
     std::optional<Coalescing> coalescing_;
 };
 
-}  // namespace lofi
+} // namespace lofi

@@ -19,15 +19,23 @@ namespace lofi {
 namespace {
 
 struct Topology {
-    explicit Topology(lofi_topology* made) : handle(made, lofi_topology_destroy) {}
+    explicit Topology(lofi_topology *made) : handle(made, lofi_topology_destroy)
+    {
+    }
     std::shared_ptr<lofi_topology> handle;
 };
 
 struct Group {
-    explicit Group(lofi_group* made) : handle(made, lofi_group_destroy) {}
+    explicit Group(lofi_group *made) : handle(made, lofi_group_destroy)
+    {
+    }
     std::shared_ptr<lofi_group> handle;
-    const lofi_group* get() const { return handle.get(); }
-    int member(int rank) const {
+    const lofi_group *get() const
+    {
+        return handle.get();
+    }
+    int member(int rank) const
+    {
         TORCH_CHECK_INDEX(rank >= 0 && rank < lofi_group_size(get()), "lofi: the group has ",
                           lofi_group_size(get()), " members, there is no rank ", rank);
         return rank;
@@ -36,9 +44,12 @@ struct Group {
 
 // An InnerSource written in Python (lofi._backend.Source).
 class PySource : public InnerSource {
-   public:
-    explicit PySource(py::object source) : source_(std::move(source)) {}
-    ~PySource() override {
+  public:
+    explicit PySource(py::object source) : source_(std::move(source))
+    {
+    }
+    ~PySource() override
+    {
         // A group that outlives the interpreter leaves its Python half to the process's end.
         if (!Py_IsInitialized()) {
             source_.release();
@@ -47,24 +58,27 @@ class PySource : public InnerSource {
         py::gil_scoped_acquire gil;
         source_ = py::object();
     }
-    c10::intrusive_ptr<c10d::Backend> make(c10::DeviceType device, Span span) override {
+    c10::intrusive_ptr<c10d::Backend> make(c10::DeviceType device, Span span) override
+    {
         py::gil_scoped_acquire gil;
         const auto type = c10::DeviceTypeName(device, /*lower_case=*/true);
-        return source_.attr("make")(type, name_of(span))
-            .cast<c10::intrusive_ptr<c10d::Backend>>();
+        return source_.attr("make")(type, name_of(span)).cast<c10::intrusive_ptr<c10d::Backend>>();
     }
-    c10::intrusive_ptr<c10d::Backend> split(
-        const c10::intrusive_ptr<c10d::Store>& store, const std::vector<int>& global_ranks,
-        const c10::intrusive_ptr<c10d::Backend::Options>& options) override {
+    c10::intrusive_ptr<c10d::Backend>
+    split(const c10::intrusive_ptr<c10d::Store> &store, const std::vector<int> &global_ranks,
+          const c10::intrusive_ptr<c10d::Backend::Options> &options) override
+    {
         py::gil_scoped_acquire gil;
         return source_.attr("split")(store, global_ranks, options->timeout, options->group_name)
             .cast<c10::intrusive_ptr<c10d::Backend>>();
     }
-    void before_implicit(const std::string& collective) override {
+    void before_implicit(const std::string &collective) override
+    {
         py::gil_scoped_acquire gil;
         source_.attr("before_implicit")(collective);
     }
-    void drop(std::vector<c10::intrusive_ptr<c10d::Backend>> backends) override {
+    void drop(std::vector<c10::intrusive_ptr<c10d::Backend>> backends) override
+    {
         // gloo's threads need the GIL to let go of a tensor that Python knows, and hold gloo's
         // lock meanwhile: whoever ends the backend must not hold the GIL.
         std::optional<py::gil_scoped_release> released;
@@ -72,15 +86,19 @@ class PySource : public InnerSource {
         backends.clear();
     }
 
-    py::object object() const { return source_; }
+    py::object object() const
+    {
+        return source_;
+    }
 
-   private:
+  private:
     py::object source_;
 };
 
-Topology make_topology(const c10::intrusive_ptr<c10d::Store>& store, int rank, int world_size,
-                       int node_size, const std::string& settings, const std::string& problem,
-                       std::chrono::milliseconds timeout) {
+Topology make_topology(const c10::intrusive_ptr<c10d::Store> &store, int rank, int world_size,
+                       int node_size, const std::string &settings, const std::string &problem,
+                       std::chrono::milliseconds timeout)
+{
     StoreBootstrap boot{store, rank, world_size, timeout};
     lofi_topology_options options = LOFI_TOPOLOGY_OPTIONS_INIT;
     options.rank = rank;
@@ -88,33 +106,36 @@ Topology make_topology(const c10::intrusive_ptr<c10d::Store>& store, int rank, i
     options.node_size = node_size;
     options.settings = settings.c_str();
     options.problem = problem.empty() ? nullptr : problem.c_str();
-    lofi_topology* made = nullptr;
+    lofi_topology *made = nullptr;
     check(lofi_topology_create(&options, store_allgather, &boot, &made));
     return Topology(made);
 }
 
-Group make_group(const Topology& topology, const std::vector<int>& global_ranks) {
-    lofi_group* made = nullptr;
+Group make_group(const Topology &topology, const std::vector<int> &global_ranks)
+{
+    lofi_group *made = nullptr;
     check(lofi_group_create(topology.handle.get(),
                             global_ranks.empty() ? nullptr : global_ranks.data(),
                             static_cast<int>(global_ranks.size()), &made));
     return Group(made);
 }
 
-c10::intrusive_ptr<BackendLofi> make_backend(const Group& group, py::object source,
+c10::intrusive_ptr<BackendLofi> make_backend(const Group &group, py::object source,
                                              std::chrono::milliseconds timeout,
-                                             const std::string& name, bool strict,
-                                             bool coalesces_cuda) {
+                                             const std::string &name, bool strict,
+                                             bool coalesces_cuda)
+{
     return c10::make_intrusive<BackendLofi>(
         BackendLofi::Config{group.handle, std::make_unique<PySource>(std::move(source)), timeout,
                             name, strict, coalesces_cuda});
 }
 
-py::dict stats() {
+py::dict stats()
+{
     lofi_stats stats{};
     stats.size = sizeof(stats);
     check(lofi_session_get_stats(session(), &stats));
-    static const std::array<const char*, LOFI_PURPOSE_COUNT> purposes{
+    static const std::array<const char *, LOFI_PURPOSE_COUNT> purposes{
         "setup", "training", "evaluation", "average", "bypass", "done"};
     py::dict world, node, bytes;
     for (size_t i = 0; i < purposes.size(); ++i) {
@@ -131,7 +152,8 @@ py::dict stats() {
     return result;
 }
 
-void check_dense(const at::Tensor& tensor) {
+void check_dense(const at::Tensor &tensor)
+{
     TORCH_CHECK_VALUE(tensor.is_cpu() && tensor.is_contiguous(),
                       "lofi: the kernels take contiguous tensors on the CPU");
 }
@@ -140,12 +162,13 @@ void check_dense(const at::Tensor& tensor) {
 // each element is computed on its own anyway.
 constexpr int64_t kGrain = 1 << 16;
 
-void mean(at::Tensor out, const Tensors& inputs, const std::optional<std::vector<double>>& weights) {
+void mean(at::Tensor out, const Tensors &inputs, const std::optional<std::vector<double>> &weights)
+{
     TORCH_CHECK_VALUE(!inputs.empty(), "lofi: a mean needs at least one input");
     TORCH_CHECK_VALUE(!weights || weights->size() == inputs.size(), "lofi: ", inputs.size(),
                       " inputs need as many weights");
     check_dense(out);
-    for (const auto& input : inputs) {
+    for (const auto &input : inputs) {
         check_dense(input);
         TORCH_CHECK_VALUE(
             input.scalar_type() == out.scalar_type() && input.numel() == out.numel(),
@@ -158,14 +181,15 @@ void mean(at::Tensor out, const Tensors& inputs, const std::optional<std::vector
     std::string text;
     at::parallel_for(
         0, static_cast<int64_t>(elements_of(out)), kGrain, [&](int64_t begin, int64_t end) {
-            std::vector<const void*> at_begin;
-            for (const auto& input : inputs) {
-                at_begin.push_back(static_cast<const char*>(input.const_data_ptr()) + begin * width);
+            std::vector<const void *> at_begin;
+            for (const auto &input : inputs) {
+                at_begin.push_back(static_cast<const char *>(input.const_data_ptr()) +
+                                   begin * width);
             }
-            const auto status = lofi_mean(
-                dtype, static_cast<char*>(out.mutable_data_ptr()) + begin * width, at_begin.data(),
-                weights ? weights->data() : nullptr, static_cast<int>(inputs.size()),
-                static_cast<size_t>(end - begin));
+            const auto status =
+                lofi_mean(dtype, static_cast<char *>(out.mutable_data_ptr()) + begin * width,
+                          at_begin.data(), weights ? weights->data() : nullptr,
+                          static_cast<int>(inputs.size()), static_cast<size_t>(end - begin));
             if (status == LOFI_OK) return;
             std::lock_guard<std::mutex> lock(mutex);
             failed = status;
@@ -176,26 +200,29 @@ void mean(at::Tensor out, const Tensors& inputs, const std::optional<std::vector
     raise(failed);
 }
 
-py::bytes digest(const at::Tensor& tensor) {
+py::bytes digest(const at::Tensor &tensor)
+{
     check_dense(tensor);
     lofi_digest value;
     {
         py::gil_scoped_release released;
         value = lofi_digest_of(tensor.const_data_ptr(), tensor.nbytes());
     }
-    return py::bytes(reinterpret_cast<const char*>(&value), sizeof(value));
+    return py::bytes(reinterpret_cast<const char *>(&value), sizeof(value));
 }
 
-int64_t find_nonfinite(const at::Tensor& tensor) {
+int64_t find_nonfinite(const at::Tensor &tensor)
+{
     check_dense(tensor);
     return lofi_find_nonfinite(dtype_of(tensor.scalar_type()), tensor.const_data_ptr(),
                                elements_of(tensor));
 }
 
-std::vector<int> average_members(const std::vector<std::tuple<bool, int64_t, double>>& nodes,
-                                 int min_nodes) {
+std::vector<int> average_members(const std::vector<std::tuple<bool, int64_t, double>> &nodes,
+                                 int min_nodes)
+{
     std::vector<lofi_node_report> reports;
-    for (const auto& [present, nonfinite, weight] : nodes) {
+    for (const auto &[present, nonfinite, weight] : nodes) {
         reports.push_back({present, 0, nonfinite, weight});
     }
     std::vector<int> members(reports.size());
@@ -207,7 +234,8 @@ std::vector<int> average_members(const std::vector<std::tuple<bool, int64_t, dou
 }
 
 std::vector<std::tuple<uint64_t, uint64_t, uint64_t>> chunks(uint64_t total, int nodes,
-                                                             int local_size, uint64_t chunk) {
+                                                             int local_size, uint64_t chunk)
+{
     std::vector<std::tuple<uint64_t, uint64_t, uint64_t>> all;
     const uint64_t number = lofi_chunk_total(total, nodes, local_size, chunk);
     for (uint64_t index = 0; index < number; ++index) {
@@ -218,14 +246,15 @@ std::vector<std::tuple<uint64_t, uint64_t, uint64_t>> chunks(uint64_t total, int
     return all;
 }
 
-}  // namespace
-}  // namespace lofi
+} // namespace
+} // namespace lofi
 
-PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, m)
+{
     using namespace lofi;
     m.doc() = "The native half of lofi: liblofi and the c10d backend.";
-    m.attr("torch_version") = std::to_string(TORCH_VERSION_MAJOR) + "." +
-                              std::to_string(TORCH_VERSION_MINOR);
+    m.attr("torch_version") =
+        std::to_string(TORCH_VERSION_MAJOR) + "." + std::to_string(TORCH_VERSION_MINOR);
     m.attr("BY_USER") = static_cast<int>(LOFI_BY_USER);
     m.attr("BY_WRAPPER") = static_cast<int>(LOFI_BY_WRAPPER);
     m.attr("SCOPE_WORLD") = static_cast<int>(LOFI_SCOPE_WORLD);
@@ -242,67 +271,90 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m) {
         .def(py::init(&make_topology), py::arg("store"), py::arg("rank"), py::arg("world_size"),
              py::arg("node_size"), py::arg("settings"), py::arg("problem"), py::arg("timeout"),
              release_gil())
-        .def_property_readonly("rank", [](const Topology& t) { return lofi_topology_rank(t.handle.get()); })
-        .def_property_readonly("world_size", [](const Topology& t) { return lofi_topology_world_size(t.handle.get()); })
-        .def_property_readonly("node_size", [](const Topology& t) { return lofi_topology_node_size(t.handle.get()); })
-        .def_property_readonly("node_count", [](const Topology& t) { return lofi_topology_node_count(t.handle.get()); })
-        .def_property_readonly("source", [](const Topology& t) { return lofi_topology_source(t.handle.get()); })
-        .def_property_readonly("node", [](const Topology& t) {
+        .def_property_readonly("rank",
+                               [](const Topology &t) { return lofi_topology_rank(t.handle.get()); })
+        .def_property_readonly(
+            "world_size",
+            [](const Topology &t) { return lofi_topology_world_size(t.handle.get()); })
+        .def_property_readonly(
+            "node_size", [](const Topology &t) { return lofi_topology_node_size(t.handle.get()); })
+        .def_property_readonly(
+            "node_count",
+            [](const Topology &t) { return lofi_topology_node_count(t.handle.get()); })
+        .def_property_readonly(
+            "source", [](const Topology &t) { return lofi_topology_source(t.handle.get()); })
+        .def_property_readonly("node", [](const Topology &t) {
             return lofi_topology_node_of(t.handle.get(), lofi_topology_rank(t.handle.get()));
         });
 
     py::class_<Group>(m, "Group")
         .def(py::init(&make_group), py::arg("topology"), py::arg("global_ranks"))
-        .def_property_readonly("size", [](const Group& g) { return lofi_group_size(g.get()); })
-        .def_property_readonly("rank", [](const Group& g) { return lofi_group_rank(g.get()); })
-        .def_property_readonly("node_count", [](const Group& g) { return lofi_group_node_count(g.get()); })
-        .def_property_readonly("local_size", [](const Group& g) { return lofi_group_local_size(g.get()); })
-        .def_property_readonly("is_even", [](const Group& g) { return lofi_group_is_even(g.get()) == 1; })
-        .def("global_rank", [](const Group& g, int r) { return lofi_group_global_rank(g.get(), g.member(r)); })
-        .def("place", [](const Group& g, int r) { return lofi_group_place(g.get(), g.member(r)); })
-        .def("node_of", [](const Group& g, int r) { return lofi_group_node_of(g.get(), g.member(r)); })
-        .def("node_number", [](const Group& g, int i) { return lofi_group_node_number(g.get(), i); })
-        .def("member", [](const Group& g, int node, int place) { return lofi_group_member(g.get(), node, place); });
+        .def_property_readonly("size", [](const Group &g) { return lofi_group_size(g.get()); })
+        .def_property_readonly("rank", [](const Group &g) { return lofi_group_rank(g.get()); })
+        .def_property_readonly("node_count",
+                               [](const Group &g) { return lofi_group_node_count(g.get()); })
+        .def_property_readonly("local_size",
+                               [](const Group &g) { return lofi_group_local_size(g.get()); })
+        .def_property_readonly("is_even",
+                               [](const Group &g) { return lofi_group_is_even(g.get()) == 1; })
+        .def("global_rank",
+             [](const Group &g, int r) { return lofi_group_global_rank(g.get(), g.member(r)); })
+        .def("place", [](const Group &g, int r) { return lofi_group_place(g.get(), g.member(r)); })
+        .def("node_of",
+             [](const Group &g, int r) { return lofi_group_node_of(g.get(), g.member(r)); })
+        .def("node_number",
+             [](const Group &g, int i) { return lofi_group_node_number(g.get(), i); })
+        .def("member", [](const Group &g, int node, int place) {
+            return lofi_group_member(g.get(), node, place);
+        });
 
     py::class_<BackendLofi, c10d::Backend, c10::intrusive_ptr<BackendLofi>>(m, "BackendLofi")
         .def(py::init(&make_backend), py::arg("group"), py::arg("source"), py::arg("timeout"),
              py::arg("name"), py::arg("strict"), py::arg("coalesces_cuda"))
-        .def_property_readonly("source", [](BackendLofi& self) {
-            return dynamic_cast<PySource&>(self.inners().source()).object();
-        })
-        .def("inner",
-             [](BackendLofi& self, const std::string& device, const std::string& span) {
-                 const Span which = span == "node"     ? Span::node
-                                    : span == "column" ? Span::column
-                                                       : Span::world;
-                 return self.inners().get(c10::Device(device).type(), which);
-             },
-             py::arg("device"), py::arg("span"), release_gil(),
-             "The inner backend for a device type and a span: 'node', 'world' or 'column'.");
+        .def_property_readonly("source",
+                               [](BackendLofi &self) {
+                                   return dynamic_cast<PySource &>(self.inners().source()).object();
+                               })
+        .def(
+            "inner",
+            [](BackendLofi &self, const std::string &device, const std::string &span) {
+                const Span which = span == "node"     ? Span::node
+                                   : span == "column" ? Span::column
+                                                      : Span::world;
+                return self.inners().get(c10::Device(device).type(), which);
+            },
+            py::arg("device"), py::arg("span"), release_gil(),
+            "The inner backend for a device type and a span: 'node', 'world' or 'column'.");
 
     m.def("phase", [] { return lofi_phase_name(lofi_session_phase(session())); });
-    m.def("event", [](int event) { check(lofi_session_event(session(), static_cast<lofi_event>(event))); });
+    m.def("event",
+          [](int event) { check(lofi_session_event(session(), static_cast<lofi_event>(event))); });
     m.def("scope", [] { return static_cast<int>(lofi_session_scope(session())); });
-    m.def("push_scope", [](int scope) { check(lofi_session_push_scope(session(), static_cast<lofi_scope>(scope))); });
+    m.def("push_scope", [](int scope) {
+        check(lofi_session_push_scope(session(), static_cast<lofi_scope>(scope)));
+    });
     m.def("pop_scope", [] { check(lofi_session_pop_scope(session())); });
-    m.def("set_issuer", [](int who) { return static_cast<int>(set_issuer(static_cast<lofi_issuer>(who))); });
+    m.def("set_issuer",
+          [](int who) { return static_cast<int>(set_issuer(static_cast<lofi_issuer>(who))); });
     m.def("count", [](int scope, int purpose, uint64_t bytes) {
         lofi_session_count(session(), static_cast<lofi_scope>(scope), purpose, bytes);
     });
     m.def("reset_session", &reset_session);
     m.def("stats", &stats);
-    m.def("set_log_level", [](const std::string& word) {
+    m.def("set_log_level", [](const std::string &word) {
         lofi_log_level level;
         check(lofi_log_level_parse(word.c_str(), &level));
         lofi_log_set_level(level);
     });
-    m.def("log", [](int level, const std::string& line) {
+    m.def("log", [](int level, const std::string &line) {
         lofi_log(static_cast<lofi_log_level>(level), "%s", line.c_str());
     });
 
-    m.def("mean", &mean, py::arg("out"), py::arg("inputs"), py::arg("weights") = std::nullopt, release_gil());
+    m.def("mean", &mean, py::arg("out"), py::arg("inputs"), py::arg("weights") = std::nullopt,
+          release_gil());
     m.def("digest", &digest);
     m.def("find_nonfinite", &find_nonfinite, release_gil());
     m.def("average_members", &average_members, py::arg("nodes"), py::arg("min_nodes"));
-    m.def("chunks", &chunks, py::arg("total"), py::arg("nodes"), py::arg("local_size"), py::arg("chunk"));
+    m.def("chunks", &chunks, py::arg("total"), py::arg("nodes"), py::arg("local_size"),
+          py::arg("chunk"));
 }

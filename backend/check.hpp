@@ -10,24 +10,26 @@
 
 namespace lofi {
 
-[[noreturn]] inline void raise(lofi_status status) {
-    const char* text = lofi_last_error();
+[[noreturn]] inline void raise(lofi_status status)
+{
+    const char *text = lofi_last_error();
     const std::string message = std::string("lofi: ") + (*text ? text : lofi_status_text(status));
     switch (status) {
-        case LOFI_INVALID:
-            C10_THROW_ERROR(ValueError, message);
-        case LOFI_UNSUPPORTED:
-            C10_THROW_ERROR(NotImplementedError, message);
-        case LOFI_TIMED_OUT:
-        case LOFI_PEER_LOST:
-            C10_THROW_ERROR(DistBackendError, message);
-        default:
-            C10_THROW_ERROR(Error, message);
+    case LOFI_INVALID:
+        C10_THROW_ERROR(ValueError, message);
+    case LOFI_UNSUPPORTED:
+        C10_THROW_ERROR(NotImplementedError, message);
+    case LOFI_TIMED_OUT:
+    case LOFI_PEER_LOST:
+        C10_THROW_ERROR(DistBackendError, message);
+    default:
+        C10_THROW_ERROR(Error, message);
     }
 }
 
-inline void check(lofi_status status) {
+inline void check(lofi_status status)
+{
     if (status != LOFI_OK) raise(status);
 }
 
-}  // namespace lofi
+} // namespace lofi

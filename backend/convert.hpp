@@ -10,63 +10,67 @@
 
 namespace lofi {
 
-inline lofi_op op_of(const c10d::ReduceOp& op) {
+inline lofi_op op_of(const c10d::ReduceOp &op)
+{
     switch (op.op_) {
-        case c10d::ReduceOp::SUM:
-            return LOFI_SUM;
-        case c10d::ReduceOp::AVG:
-            return LOFI_AVG;
-        case c10d::ReduceOp::PRODUCT:
-            return LOFI_PRODUCT;
-        case c10d::ReduceOp::MIN:
-            return LOFI_MIN;
-        case c10d::ReduceOp::MAX:
-            return LOFI_MAX;
-        case c10d::ReduceOp::BAND:
-            return LOFI_BAND;
-        case c10d::ReduceOp::BOR:
-            return LOFI_BOR;
-        case c10d::ReduceOp::BXOR:
-            return LOFI_BXOR;
-        case c10d::ReduceOp::PREMUL_SUM:
-            return LOFI_PREMUL_SUM;
-        default:
-            return LOFI_OP_COUNT;  // liblofi refuses it by name
+    case c10d::ReduceOp::SUM:
+        return LOFI_SUM;
+    case c10d::ReduceOp::AVG:
+        return LOFI_AVG;
+    case c10d::ReduceOp::PRODUCT:
+        return LOFI_PRODUCT;
+    case c10d::ReduceOp::MIN:
+        return LOFI_MIN;
+    case c10d::ReduceOp::MAX:
+        return LOFI_MAX;
+    case c10d::ReduceOp::BAND:
+        return LOFI_BAND;
+    case c10d::ReduceOp::BOR:
+        return LOFI_BOR;
+    case c10d::ReduceOp::BXOR:
+        return LOFI_BXOR;
+    case c10d::ReduceOp::PREMUL_SUM:
+        return LOFI_PREMUL_SUM;
+    default:
+        return LOFI_OP_COUNT; // liblofi refuses it by name
     }
 }
 
 // Integers and booleans are bytes to an average: they are copied, never computed with.
-inline lofi_dtype dtype_of(at::ScalarType type) {
+inline lofi_dtype dtype_of(at::ScalarType type)
+{
     switch (type) {
-        case at::kDouble:
-        case at::kComplexDouble:
-            return LOFI_F64;
-        case at::kFloat:
-        case at::kComplexFloat:
-            return LOFI_F32;
-        case at::kHalf:
-        case at::kComplexHalf:
-            return LOFI_F16;
-        case at::kBFloat16:
-            return LOFI_BF16;
-        default:
-            TORCH_CHECK_VALUE(at::isIntegralType(type, /*includeBool=*/true), "lofi: tensors of ",
-                              type, " can't be averaged; convert them to bfloat16 or wider first");
-            return LOFI_BYTES;
+    case at::kDouble:
+    case at::kComplexDouble:
+        return LOFI_F64;
+    case at::kFloat:
+    case at::kComplexFloat:
+        return LOFI_F32;
+    case at::kHalf:
+    case at::kComplexHalf:
+        return LOFI_F16;
+    case at::kBFloat16:
+        return LOFI_BF16;
+    default:
+        TORCH_CHECK_VALUE(at::isIntegralType(type, /*includeBool=*/true), "lofi: tensors of ", type,
+                          " can't be averaged; convert them to bfloat16 or wider first");
+        return LOFI_BYTES;
     }
 }
 
 // How many elements of dtype_of(type) the tensor holds: complex numbers are pairs.
-inline size_t elements_of(const at::Tensor& tensor) {
+inline size_t elements_of(const at::Tensor &tensor)
+{
     return tensor.nbytes() / lofi_dtype_bytes(dtype_of(tensor.scalar_type()));
 }
 
-inline uint64_t bytes_of(const std::vector<at::Tensor>& tensors) {
+inline uint64_t bytes_of(const std::vector<at::Tensor> &tensors)
+{
     uint64_t bytes = 0;
-    for (const auto& tensor : tensors) {
+    for (const auto &tensor : tensors) {
         if (tensor.layout() == at::kStrided) bytes += tensor.nbytes();
     }
     return bytes;
 }
 
-}  // namespace lofi
+} // namespace lofi

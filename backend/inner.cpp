@@ -3,26 +3,31 @@
 
 namespace lofi {
 
-const char* name_of(Span span) {
-    static constexpr std::array<const char*, kSpanCount> names{"node", "world", "column"};
+const char *name_of(Span span)
+{
+    static constexpr std::array<const char *, kSpanCount> names{"node", "world", "column"};
     return names[static_cast<size_t>(span)];
 }
 
-Inners::~Inners() {
+Inners::~Inners()
+{
     std::vector<c10::intrusive_ptr<c10d::Backend>> backends;
-    for (Entry& entry : entries_) backends.push_back(std::move(entry.backend));
+    for (Entry &entry : entries_)
+        backends.push_back(std::move(entry.backend));
     source_->drop(std::move(backends));
 }
 
-c10::intrusive_ptr<c10d::Backend> Inners::find(c10::DeviceType device, Span span) const {
+c10::intrusive_ptr<c10d::Backend> Inners::find(c10::DeviceType device, Span span) const
+{
     std::lock_guard<std::mutex> lock(mutex_);
-    for (const Entry& entry : entries_) {
+    for (const Entry &entry : entries_) {
         if (entry.device == device && entry.span == span) return entry.backend;
     }
     return nullptr;
 }
 
-c10::intrusive_ptr<c10d::Backend> Inners::get(c10::DeviceType device, Span span) {
+c10::intrusive_ptr<c10d::Backend> Inners::get(c10::DeviceType device, Span span)
+{
     if (single_ && span == Span::world) span = Span::node;
     if (auto backend = find(device, span)) return backend;
 
@@ -36,11 +41,13 @@ c10::intrusive_ptr<c10d::Backend> Inners::get(c10::DeviceType device, Span span)
     return backend;
 }
 
-std::vector<c10::intrusive_ptr<c10d::Backend>> Inners::existing() const {
+std::vector<c10::intrusive_ptr<c10d::Backend>> Inners::existing() const
+{
     std::lock_guard<std::mutex> lock(mutex_);
     std::vector<c10::intrusive_ptr<c10d::Backend>> backends;
-    for (const Entry& entry : entries_) backends.push_back(entry.backend);
+    for (const Entry &entry : entries_)
+        backends.push_back(entry.backend);
     return backends;
 }
 
-}  // namespace lofi
+} // namespace lofi

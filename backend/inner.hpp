@@ -19,48 +19,54 @@ namespace lofi {
 
 // Which ranks of a group an inner backend connects.
 enum class Span : uint8_t {
-    node,   // the members of the own node, ranked by place
-    world,  // all members, ranked as in the group
-    column  // the members with the own place, one in each node, ranked by node
+    node,  // the members of the own node, ranked by place
+    world, // all members, ranked as in the group
+    column // the members with the own place, one in each node, ranked by node
 };
 constexpr size_t kSpanCount = 3;
-const char* name_of(Span span);
+const char *name_of(Span span);
 
 // Makes backends on demand. Called without locks held by lofi; may block for the rendezvous, as
 // the constructor of the backend would.
 class InnerSource {
-   public:
+  public:
     virtual ~InnerSource() = default;
     virtual c10::intrusive_ptr<c10d::Backend> make(c10::DeviceType device, Span span) = 0;
     // A lofi backend for some of the members, for ProcessGroup::splitGroup.
-    virtual c10::intrusive_ptr<c10d::Backend> split(
-        const c10::intrusive_ptr<c10d::Store>& store, const std::vector<int>& global_ranks,
-        const c10::intrusive_ptr<c10d::Backend::Options>& options) = 0;
+    virtual c10::intrusive_ptr<c10d::Backend>
+    split(const c10::intrusive_ptr<c10d::Store> &store, const std::vector<int> &global_ranks,
+          const c10::intrusive_ptr<c10d::Backend::Options> &options) = 0;
     // Called before a collective of the user crosses nodes while these train apart: compares a
     // tag with the other nodes, warns once per call site. Throws to refuse.
-    virtual void before_implicit(const std::string& collective) = 0;
+    virtual void before_implicit(const std::string &collective) = 0;
     // Drops the backends of a group that ends, which waits for their threads.
-    virtual void drop(std::vector<c10::intrusive_ptr<c10d::Backend>> backends) {
+    virtual void drop(std::vector<c10::intrusive_ptr<c10d::Backend>> backends)
+    {
         backends.clear();
     }
 };
 
 // The inner backends of one group, made when first needed, one for each device type and span.
 class Inners {
-   public:
+  public:
     // `single`: the group lies inside one node, so that node and world are the same backend.
     // `dress` brings a new backend up to what was set on the group before it was made.
-    using Dress = std::function<void(c10d::Backend&)>;
+    using Dress = std::function<void(c10d::Backend &)>;
     Inners(std::unique_ptr<InnerSource> source, bool single, Dress dress)
-        : source_(std::move(source)), single_(single), dress_(std::move(dress)) {}
+        : source_(std::move(source)), single_(single), dress_(std::move(dress))
+    {
+    }
     ~Inners();
 
     c10::intrusive_ptr<c10d::Backend> get(c10::DeviceType device, Span span);
-    InnerSource& source() { return *source_; }
+    InnerSource &source()
+    {
+        return *source_;
+    }
     // Those that exist, in the order of their creation.
     std::vector<c10::intrusive_ptr<c10d::Backend>> existing() const;
 
-   private:
+  private:
     struct Entry {
         c10::DeviceType device;
         Span span;
@@ -71,9 +77,9 @@ class Inners {
     std::unique_ptr<InnerSource> source_;
     const bool single_;
     const Dress dress_;
-    mutable std::mutex mutex_;  // guards entries_; never held while a backend is made
-    std::mutex making_;         // one backend is made at a time
+    mutable std::mutex mutex_; // guards entries_; never held while a backend is made
+    std::mutex making_;        // one backend is made at a time
     std::vector<Entry> entries_;
 };
 
-}  // namespace lofi
+} // namespace lofi

@@ -7,9 +7,13 @@
 namespace lofi {
 namespace {
 
-std::string key_of(int rank) { return "lofi/facts/" + std::to_string(rank); }
+std::string key_of(int rank)
+{
+    return "lofi/facts/" + std::to_string(rank);
+}
 
-std::string missing_ranks(const StoreBootstrap& boot) {
+std::string missing_ranks(const StoreBootstrap &boot)
+{
     constexpr int kMostNamed = 16;
     std::string names;
     int count = 0;
@@ -21,19 +25,21 @@ std::string missing_ranks(const StoreBootstrap& boot) {
     return count > kMostNamed ? names + ", ..." : names;
 }
 
-}  // namespace
+} // namespace
 
-lofi_status store_allgather(void* ctx, const void* mine, size_t bytes, void* all) noexcept {
-    const auto& boot = *static_cast<const StoreBootstrap*>(ctx);
+lofi_status store_allgather(void *ctx, const void *mine, size_t bytes, void *all) noexcept
+{
+    const auto &boot = *static_cast<const StoreBootstrap *>(ctx);
     try {
-        const auto* begin = static_cast<const uint8_t*>(mine);
+        const auto *begin = static_cast<const uint8_t *>(mine);
         boot.store->set(key_of(boot.rank), std::vector<uint8_t>(begin, begin + bytes));
 
         std::vector<std::string> keys;
-        for (int rank = 0; rank < boot.world_size; ++rank) keys.push_back(key_of(rank));
+        for (int rank = 0; rank < boot.world_size; ++rank)
+            keys.push_back(key_of(rank));
         try {
             boot.store->wait(keys, boot.timeout);
-        } catch (const std::exception&) {
+        } catch (const std::exception &) {
             lofi_set_error("rank %d waited %lld s at start for rank(s) %s of %d: check that every "
                            "process was started, with the same WORLD_SIZE",
                            boot.rank, static_cast<long long>(boot.timeout.count() / 1000),
@@ -48,13 +54,13 @@ lofi_status store_allgather(void* ctx, const void* mine, size_t bytes, void* all
                                rank, boot.rank, value.size(), bytes);
                 return LOFI_ABI;
             }
-            std::memcpy(static_cast<uint8_t*>(all) + bytes * rank, value.data(), bytes);
+            std::memcpy(static_cast<uint8_t *>(all) + bytes * rank, value.data(), bytes);
         }
         return LOFI_OK;
-    } catch (const std::exception& error) {
+    } catch (const std::exception &error) {
         lofi_set_error("the store failed at start: %s", error.what());
         return LOFI_PEER_LOST;
     }
 }
 
-}  // namespace lofi
+} // namespace lofi

@@ -17,6 +17,6 @@ struct StoreBootstrap {
 };
 
 // A lofi_allgather_fn; `ctx` is a StoreBootstrap. LOFI_TIMED_OUT names the ranks that did not come.
-lofi_status store_allgather(void* ctx, const void* mine, size_t bytes, void* all) noexcept;
+lofi_status store_allgather(void *ctx, const void *mine, size_t bytes, void *all) noexcept;
 
-}  // namespace lofi
+} // namespace lofi

@@ -8,32 +8,44 @@
 namespace lofi {
 namespace {
 
-lofi_session* create_session() {
-    lofi_session* made = nullptr;
+lofi_session *create_session()
+{
+    lofi_session *made = nullptr;
     check(lofi_session_create(&made));
     return made;
 }
 
-std::atomic<lofi_session*>& slot() {
-    static std::atomic<lofi_session*> current{create_session()};
+std::atomic<lofi_session *> &slot()
+{
+    static std::atomic<lofi_session *> current{create_session()};
     return current;
 }
 
 thread_local lofi_issuer current_issuer = LOFI_BY_USER;
 
-}  // namespace
+} // namespace
 
-lofi_session* session() { return slot().load(std::memory_order_acquire); }
+lofi_session *session()
+{
+    return slot().load(std::memory_order_acquire);
+}
 
 // The old session is left alone: another thread may be about to count in it. It is 300 bytes.
-void reset_session() { slot().store(create_session(), std::memory_order_release); }
+void reset_session()
+{
+    slot().store(create_session(), std::memory_order_release);
+}
 
-lofi_issuer set_issuer(lofi_issuer issuer) {
+lofi_issuer set_issuer(lofi_issuer issuer)
+{
     const lofi_issuer former = current_issuer;
     current_issuer = issuer;
     return former;
 }
 
-lofi_issuer issuer() { return current_issuer; }
+lofi_issuer issuer()
+{
+    return current_issuer;
+}
 
-}  // namespace lofi
+} // namespace lofi

@@ -8,7 +8,7 @@
 namespace lofi {
 
 // Never destroyed: gloo's threads may count a collective while the process exits.
-lofi_session* session();
+lofi_session *session();
 
 // A fresh session, for a process that makes a new default group after destroying one.
 void reset_session();
@@ -18,4 +18,4 @@ void reset_session();
 lofi_issuer set_issuer(lofi_issuer issuer);
 lofi_issuer issuer();
 
-}  // namespace lofi
+} // namespace lofi

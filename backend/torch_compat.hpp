@@ -10,7 +10,7 @@
 
 #include <torch/version.h>
 
-#define LOFI_TORCH_AT_LEAST(minor) \
+#define LOFI_TORCH_AT_LEAST(minor)                                                                 \
     (TORCH_VERSION_MAJOR > 2 || (TORCH_VERSION_MAJOR == 2 && TORCH_VERSION_MINOR >= (minor)))
 
 #if !LOFI_TORCH_AT_LEAST(11)

@@ -9,11 +9,12 @@ namespace lofi {
 
 WorkLofi::WorkLofi(c10::intrusive_ptr<c10d::Work> inner, std::function<void()> finish,
                    c10d::OpType type)
-    : c10d::Work(-1, type), inner_(std::move(inner)) {
+    : c10d::Work(-1, type), inner_(std::move(inner))
+{
     auto future = inner_->getFuture();
     future_ = future->then(
-        [finish = std::move(finish)](c10::ivalue::Future& done) -> c10::IValue {
-            auto value = done.value();  // throws what the collective threw
+        [finish = std::move(finish)](c10::ivalue::Future &done) -> c10::IValue {
+            auto value = done.value(); // throws what the collective threw
             at::AutoDispatchBelowADInplaceOrView below_autograd;
             finish();
             return value;
@@ -21,16 +22,19 @@ WorkLofi::WorkLofi(c10::intrusive_ptr<c10d::Work> inner, std::function<void()> f
         future->elementType());
 }
 
-std::exception_ptr WorkLofi::exception() const {
+std::exception_ptr WorkLofi::exception() const
+{
     return future_->completed() && future_->hasError() ? future_->exception_ptr() : nullptr;
 }
 
-void WorkLofi::synchronize() {
+void WorkLofi::synchronize()
+{
     inner_->synchronize();
     future_->wait();
 }
 
-bool WorkLofi::wait(std::chrono::milliseconds timeout) {
+bool WorkLofi::wait(std::chrono::milliseconds timeout)
+{
     // First the inner wait: it has the deadline, and the exceptions that users know.
     if (!inner_->wait(timeout)) return false;
     future_->wait();
@@ -38,29 +42,38 @@ bool WorkLofi::wait(std::chrono::milliseconds timeout) {
     return true;
 }
 
-bool WorkAll::isCompleted() {
-    return std::all_of(works_.begin(), works_.end(), [](auto& w) { return w->isCompleted(); });
+bool WorkAll::isCompleted()
+{
+    return std::all_of(works_.begin(), works_.end(), [](auto &w) { return w->isCompleted(); });
 }
 
-bool WorkAll::isSuccess() const {
-    return std::all_of(works_.begin(), works_.end(), [](auto& w) { return w->isSuccess(); });
+bool WorkAll::isSuccess() const
+{
+    return std::all_of(works_.begin(), works_.end(), [](auto &w) { return w->isSuccess(); });
 }
 
-void WorkAll::synchronize() {
-    for (auto& work : works_) work->synchronize();
+void WorkAll::synchronize()
+{
+    for (auto &work : works_)
+        work->synchronize();
 }
 
-bool WorkAll::wait(std::chrono::milliseconds timeout) {
+bool WorkAll::wait(std::chrono::milliseconds timeout)
+{
     bool done = true;
-    for (auto& work : works_) done = work->wait(timeout) && done;
+    for (auto &work : works_)
+        done = work->wait(timeout) && done;
     return done;
 }
 
-void WorkAll::abort() {
-    for (auto& work : works_) work->abort();
+void WorkAll::abort()
+{
+    for (auto &work : works_)
+        work->abort();
 }
 
-c10::intrusive_ptr<c10d::Work> done_work(const std::vector<at::Tensor>& tensors) {
+c10::intrusive_ptr<c10d::Work> done_work(const std::vector<at::Tensor> &tensors)
+{
     std::vector<c10::Device> devices;
     if (!tensors.empty() && !tensors.front().is_cpu()) {
         devices.push_back(tensors.front().device());
@@ -71,4 +84,4 @@ c10::intrusive_ptr<c10d::Work> done_work(const std::vector<at::Tensor>& tensors)
     return c10d::Work::create_from_future(future);
 }
 
-}  // namespace lofi
+} // namespace lofi

@@ -13,23 +13,46 @@
 namespace lofi {
 
 class WorkLofi : public c10d::Work {
-   public:
-    WorkLofi(c10::intrusive_ptr<c10d::Work> inner, std::function<void()> finish,
-             c10d::OpType type);
+  public:
+    WorkLofi(c10::intrusive_ptr<c10d::Work> inner, std::function<void()> finish, c10d::OpType type);
 
-    bool isCompleted() override { return future_->completed(); }
-    bool isSuccess() const override { return future_->completed() && !future_->hasError(); }
+    bool isCompleted() override
+    {
+        return future_->completed();
+    }
+    bool isSuccess() const override
+    {
+        return future_->completed() && !future_->hasError();
+    }
     std::exception_ptr exception() const override;
-    int sourceRank() const override { return inner_->sourceRank(); }
-    std::vector<at::Tensor> result() override { return inner_->result(); }
+    int sourceRank() const override
+    {
+        return inner_->sourceRank();
+    }
+    std::vector<at::Tensor> result() override
+    {
+        return inner_->result();
+    }
     void synchronize() override;
     bool wait(std::chrono::milliseconds timeout) override;
-    void abort() override { inner_->abort(); }
-    c10::intrusive_ptr<c10::ivalue::Future> getFuture() override { return future_; }
-    float getDuration() const override { return inner_->getDuration(); }
-    uint64_t getSequencenumber() const override { return inner_->getSequencenumber(); }
+    void abort() override
+    {
+        inner_->abort();
+    }
+    c10::intrusive_ptr<c10::ivalue::Future> getFuture() override
+    {
+        return future_;
+    }
+    float getDuration() const override
+    {
+        return inner_->getDuration();
+    }
+    uint64_t getSequencenumber() const override
+    {
+        return inner_->getSequencenumber();
+    }
 
-   private:
+  private:
     c10::intrusive_ptr<c10d::Work> inner_;
     c10::intrusive_ptr<c10::ivalue::Future> future_;
 };
@@ -37,31 +60,58 @@ class WorkLofi : public c10d::Work {
 // A receive from any member of the node reports the sender's rank in the node's group; this
 // reports its rank in the whole group.
 class WorkFromAny : public c10d::Work {
-   public:
+  public:
     WorkFromAny(c10::intrusive_ptr<c10d::Work> inner, std::function<int(int)> group_rank)
-        : c10d::Work(-1, c10d::OpType::RECVANYSOURCE),
-          inner_(std::move(inner)),
-          group_rank_(std::move(group_rank)) {}
+        : c10d::Work(-1, c10d::OpType::RECVANYSOURCE), inner_(std::move(inner)),
+          group_rank_(std::move(group_rank))
+    {
+    }
 
-    bool isCompleted() override { return inner_->isCompleted(); }
-    bool isSuccess() const override { return inner_->isSuccess(); }
-    std::exception_ptr exception() const override { return inner_->exception(); }
-    int sourceRank() const override { return group_rank_(inner_->sourceRank()); }
-    void synchronize() override { inner_->synchronize(); }
-    bool wait(std::chrono::milliseconds timeout) override { return inner_->wait(timeout); }
-    void abort() override { inner_->abort(); }
-    uint64_t getSequencenumber() const override { return inner_->getSequencenumber(); }
+    bool isCompleted() override
+    {
+        return inner_->isCompleted();
+    }
+    bool isSuccess() const override
+    {
+        return inner_->isSuccess();
+    }
+    std::exception_ptr exception() const override
+    {
+        return inner_->exception();
+    }
+    int sourceRank() const override
+    {
+        return group_rank_(inner_->sourceRank());
+    }
+    void synchronize() override
+    {
+        inner_->synchronize();
+    }
+    bool wait(std::chrono::milliseconds timeout) override
+    {
+        return inner_->wait(timeout);
+    }
+    void abort() override
+    {
+        inner_->abort();
+    }
+    uint64_t getSequencenumber() const override
+    {
+        return inner_->getSequencenumber();
+    }
 
-   private:
+  private:
     c10::intrusive_ptr<c10d::Work> inner_;
     std::function<int(int)> group_rank_;
 };
 
 // Several works as one, for coalesced point-to-point calls on a backend that has no coalescing.
 class WorkAll : public c10d::Work {
-   public:
+  public:
     explicit WorkAll(std::vector<c10::intrusive_ptr<c10d::Work>> works)
-        : c10d::Work(-1, c10d::OpType::COALESCED), works_(std::move(works)) {}
+        : c10d::Work(-1, c10d::OpType::COALESCED), works_(std::move(works))
+    {
+    }
 
     bool isCompleted() override;
     bool isSuccess() const override;
@@ -69,11 +119,11 @@ class WorkAll : public c10d::Work {
     bool wait(std::chrono::milliseconds timeout) override;
     void abort() override;
 
-   private:
+  private:
     std::vector<c10::intrusive_ptr<c10d::Work>> works_;
 };
 
 // Work that is done: for a collective in which this node takes no part.
-c10::intrusive_ptr<c10d::Work> done_work(const std::vector<at::Tensor>& tensors);
+c10::intrusive_ptr<c10d::Work> done_work(const std::vector<at::Tensor> &tensors);
 
-}  // namespace lofi
+} // namespace lofi
