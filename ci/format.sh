@@ -3,6 +3,7 @@
 # Formatting and lint of the whole tree, with the versions that requirements-dev.txt pins.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+PATH="$PWD/.venv/bin:$PATH"
 git ls-files '*.c' '*.h' '*.cpp' '*.hpp' | xargs clang-format --dry-run --Werror
 ruff check .
 ruff format --check .

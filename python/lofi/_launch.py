@@ -9,16 +9,19 @@ averaged and written beside its last checkpoint.
 
 import atexit
 import functools
+import multiprocessing.process
 import os
 import runpy
 import sys
+import threading
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import torch.distributed as dist
 from torch.distributed import distributed_c10d as c10d
 
-from lofi import _checkpoints, _register, _training
+from lofi import _checkpoints, _register, _training, _world
 from lofi._hooks.patch import wrap
 
 # What a script may name; anything else (mpi, ucc, fake) has no inner backend of ours.
@@ -93,7 +96,8 @@ def _finish_at_exit() -> None:
 
 def finish() -> None:
     """Average what trained since the last average, and write it beside the last checkpoint."""
-    if dist.is_initialized():
+    is_forked = _world.current().pid != os.getpid()  # a data loader's worker, say
+    if dist.is_initialized() and not is_forked:
         _checkpoints.finish()
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """What this process knows of the job: the nodes, the settings, the models that train."""
 
+import os
 import weakref
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ class World:
     topology: Any = None  # _C.Topology
     settings: Settings = field(default_factory=Settings)
     store: Any = None  # of the group that found the topology
+    pid: int = field(default_factory=os.getpid)  # a fork has this state, and no part in the job
     # Models that a wrapper holds and that have trained, with the digests of their first weights.
     trained_models: "weakref.WeakKeyDictionary[torch.nn.Module, dict[str, bytes]]" = field(
         default_factory=weakref.WeakKeyDictionary

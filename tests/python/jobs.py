@@ -135,14 +135,16 @@ class Stderr:
 
 @contextlib.contextmanager
 def captured_stderr() -> Iterator[Stderr]:
-    """What this process writes to file descriptor 2, from C too."""
+    """What this process writes to stderr, from C too."""
     result = Stderr()
-    with tempfile.TemporaryFile("w+b") as file:
+    with tempfile.TemporaryFile("w+b") as file, open(os.dup(file.fileno()), "w") as text:
         former = os.dup(2)
         os.dup2(file.fileno(), 2)
         try:
-            yield result
+            with contextlib.redirect_stderr(text):
+                yield result
         finally:
+            text.flush()
             os.dup2(former, 2)
             os.close(former)
             file.seek(0)

@@ -104,6 +104,7 @@ def _run_rank(
 ) -> None:
     """In the child: never returns."""
     os.setpgid(0, 0)
+    torch.set_num_threads(1)  # makes the pool anew that a fork breaks, before threads race to it
     os.environ.update(variables)
     result: Any
     try:

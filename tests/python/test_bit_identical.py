@@ -296,9 +296,7 @@ CASES = {
     "static graph": Case(ddp={"static_graph": True}),
     "uneven, initial size": Case(train=uneven(True)),
     "uneven, present size": Case(batch_norm, train=uneven(False)),
-    "uneven, unused": Case(
-        Branches, train=uneven(True), ddp={"find_unused_parameters": True}
-    ),
+    "uneven, unused": Case(Branches, train=uneven(True), ddp={"find_unused_parameters": True}),
     "uneven, a rank without data": Case(train=uneven_with_an_empty_rank),
     "bf16 hook": Case(train=with_hook(default_hooks.bf16_compress_hook)),
     "fp16 hook": Case(train=with_hook(default_hooks.fp16_compress_hook, train=scaled)),
@@ -376,9 +374,7 @@ def run_with_lofi(cases: dict[str, Case], node_size: int) -> dict[str, Any]:
     return results
 
 
-def run_alone(
-    cases: dict[str, Case], node_size: int, initial: dict[str, State]
-) -> dict[str, Any]:
+def run_alone(cases: dict[str, Case], node_size: int, initial: dict[str, State]) -> dict[str, Any]:
     rank = int(os.environ["RANK"])
     node, place = divmod(rank, node_size)
     results = {}
@@ -477,8 +473,7 @@ def compilers():
 def test_compiled(compilers):
     wide = partial(OwnForward, 512)  # two graphs: torch.compile's buckets are 1 MiB or more
     cases = {
-        "compiled": Case(OwnForward, train_compiled),
-        "compiled, several buckets": Case(wide, train_compiled, {"bucket_cap_mb": 1}),
+        "several buckets": Case(wide, train_compiled, {"bucket_cap_mb": 1}),
         "in a compiled function": Case(OwnForward, train_in_compiled_function),
     }
     check(cases, 2, 2)
