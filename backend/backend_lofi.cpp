@@ -176,37 +176,38 @@ WorkPtr BackendLofi::broadcast(Tensors &tensors, const c10d::BroadcastOptions &o
     return issued(step, step.inner->broadcast(tensors, local));
 }
 
-WorkPtr BackendLofi::allreduce(Tensors &tensors, const c10d::AllreduceOptions &opts)
+// Adjusts the tensors as the plan says; `opts` becomes what the inner backend is to be given.
+template <class Opts>
+BackendLofi::Step BackendLofi::begin_all_reduce(Tensors &tensors, Opts &opts)
 {
     auto step = begin({.collective = LOFI_ALL_REDUCE,
                        .device = device_of(tensors),
                        .bytes = bytes_of(tensors),
                        .op = op_of(opts.reduceOp),
                        .is_bool = holds_bool(tensors)});
+    opts.reduceOp = adjust(step.plan, tensors, opts.reduceOp);
+    return step;
+}
+
+WorkPtr BackendLofi::allreduce(Tensors &tensors, const c10d::AllreduceOptions &opts)
+{
     auto local = opts;
-    local.reduceOp = adjust(step.plan, tensors, opts.reduceOp);
+    auto step = begin_all_reduce(tensors, local);
     return issued(step, step.inner->allreduce(tensors, local));
 }
 
 WorkPtr BackendLofi::allreduce_sparse(Tensors &tensors, const c10d::AllreduceOptions &opts)
 {
-    auto step = begin(
-        {.collective = LOFI_ALL_REDUCE, .device = device_of(tensors), .op = op_of(opts.reduceOp)});
     auto local = opts;
-    local.reduceOp = adjust(step.plan, tensors, opts.reduceOp);
+    auto step = begin_all_reduce(tensors, local);
     return issued(step, step.inner->allreduce_sparse(tensors, local));
 }
 
 WorkPtr BackendLofi::allreduce_coalesced(Tensors &tensors,
                                          const c10d::AllreduceCoalescedOptions &opts)
 {
-    auto step = begin({.collective = LOFI_ALL_REDUCE,
-                       .device = device_of(tensors),
-                       .bytes = bytes_of(tensors),
-                       .op = op_of(opts.reduceOp),
-                       .is_bool = holds_bool(tensors)});
     auto local = opts;
-    local.reduceOp = adjust(step.plan, tensors, opts.reduceOp);
+    auto step = begin_all_reduce(tensors, local);
     return issued(step, step.inner->allreduce_coalesced(tensors, local));
 }
 

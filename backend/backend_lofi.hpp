@@ -153,6 +153,8 @@ class BackendLofi : public c10d::Backend {
     };
     void dress(c10d::Backend &inner) const;
     Step begin(const Call &call);
+    template <class Opts>
+    Step begin_all_reduce(Tensors &tensors, Opts &opts);
     WorkPtr issued(const Step &step, WorkPtr work);
     WorkPtr then(const Step &step, WorkPtr work, std::function<void()> finish, c10d::OpType type);
     // For each place in the node, the first member of the group that has it.
