@@ -53,16 +53,30 @@ CASES = (
 )
 
 
-def call_of(case: Case, group: Any) -> Callable[[], Any]:
-    tensor = torch.zeros(case.elements)
-    parts = [torch.zeros(case.elements) for _ in range(dist.get_world_size())]
-    whole = torch.zeros(case.elements * dist.get_world_size())
+@dataclass
+class Buffers:
+    """Tensors of one case, the same ones for every group: where they lie must not matter."""
+
+    tensor: torch.Tensor
+    parts: list[torch.Tensor]
+    whole: torch.Tensor
+
+
+def buffers_of(case: Case) -> Buffers:
+    size = dist.get_world_size()
+    parts = [torch.zeros(case.elements) for _ in range(size)]
+    return Buffers(torch.zeros(case.elements), parts, torch.zeros(case.elements * size))
+
+
+def call_of(case: Case, at: Buffers, group: Any) -> Callable[[], Any]:
     calls: dict[str, Callable[[], Any]] = {
-        "all_reduce": lambda: dist.all_reduce(tensor, group=group),
-        "all_reduce async": lambda: dist.all_reduce(tensor, group=group, async_op=True).wait(),
-        "broadcast": lambda: dist.broadcast(tensor, 0, group=group),
-        "all_gather": lambda: dist.all_gather(parts, tensor, group=group),
-        "all_gather_into_tensor": lambda: dist.all_gather_into_tensor(whole, tensor, group=group),
+        "all_reduce": lambda: dist.all_reduce(at.tensor, group=group),
+        "all_reduce async": lambda: dist.all_reduce(at.tensor, group=group, async_op=True).wait(),
+        "broadcast": lambda: dist.broadcast(at.tensor, 0, group=group),
+        "all_gather": lambda: dist.all_gather(at.parts, at.tensor, group=group),
+        "all_gather_into_tensor": lambda: dist.all_gather_into_tensor(
+            at.whole, at.tensor, group=group
+        ),
         "barrier": lambda: dist.barrier(group=group),
     }
     return calls[case.name]
@@ -85,9 +99,10 @@ def one_round(call: Callable[[], Any], calls: int, times: Times) -> None:
     times.cpu.append(cpu / calls * 1e6)
 
 
-def measure(case: Case, groups: dict[str, Any], rounds: int) -> dict[str, Times]:
-    calls = {kind: call_of(case, group) for kind, group in groups.items()}
-    meet = call_of(Case("barrier", 0, 1), groups["gloo"])
+def measure(case: Case, groups: dict[str, Any], meeting: Any, rounds: int) -> dict[str, Times]:
+    """`meeting`: a group of its own, for a barrier on one that is measured would warm it."""
+    buffers = buffers_of(case)
+    calls = {kind: call_of(case, buffers, group) for kind, group in groups.items()}
     for call in calls.values():
         for _ in range(20):
             call()
@@ -95,7 +110,7 @@ def measure(case: Case, groups: dict[str, Any], rounds: int) -> dict[str, Times]
     for number in range(rounds):
         turn = number % len(KINDS)
         for kind in KINDS[turn:] + KINDS[:turn]:
-            meet()
+            dist.barrier(group=meeting)
             one_round(calls[kind], case.calls, times[kind])
     return times
 
@@ -108,7 +123,8 @@ def run(rank: int, port: int, rounds: int, results: Any) -> None:
     os.environ.update(LOCAL_WORLD_SIZE="2", GLOO_SOCKET_IFNAME="lo")
     dist.init_process_group("lofi")
     groups = {kind: dist.new_group(backend="lofi" if kind == "lofi" else "gloo") for kind in KINDS}
-    measured = [(case, measure(case, groups, rounds)) for case in CASES]
+    meeting = dist.new_group(backend="gloo")
+    measured = [(case, measure(case, groups, meeting, rounds)) for case in CASES]
     if rank == 0:
         results.put(measured)
     dist.barrier()

@@ -94,6 +94,7 @@ def _average(dtype, chunk, weights):
         (3, 1, torch.float16, 128, None),
         (3, 2, torch.float32, 1 << 20, [1.0, 2.5, 0.1]),
         (2, 3, torch.float64, 200, None),
+        (3, 1, torch.float64, 200, [1.0, 2.5, 0.1]),  # where the order of the sum shows
         (4, 1, torch.bfloat16, 96, [3.0, 1.0, 7.0, 0.3]),
     ],
 )

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from jobs import captured_stderr, job, net, raised, run_nodes, train
+from rank_jobs import captured_stderr, job, net, raised, run_nodes, train
 from ranks import run_ranks
 
 TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])

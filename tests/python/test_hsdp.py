@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from jobs import (
+from rank_jobs import (
     Raised,
     Weights,
     batch,

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from jobs import captured_stderr, equal, job, leave_together, mean_of, raised
+from rank_jobs import captured_stderr, equal, job, leave_together, mean_of, raised
 from ranks import run_ranks
 from torch.distributed import distributed_c10d as c10d
 

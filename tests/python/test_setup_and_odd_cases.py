@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 import torch.distributed.nn.functional as dist_fn
-from jobs import (
+from rank_jobs import (
     batch,
     captured_stderr,
     check_all_equal,
@@ -233,7 +233,6 @@ def _dcp(folder: str) -> Any:
             {"model": model.module.state_dict()}, checkpoint_id=f"{folder}/async"
         )
         future.result()
-        crossed = lofi.stats()["cross_bytes"]["training"]
         # Files of node 0's: the other node may come to a load before they are whole.
         with lofi.scope("world"):
             dist.barrier()
@@ -243,6 +242,7 @@ def _dcp(folder: str) -> Any:
             state = {"model": net().state_dict()}
             dcp.load(state, checkpoint_id=f"{folder}/{name}")
             loaded[name] = state["model"]
+        crossed = lofi.stats()["cross_bytes"]["training"]
 
         lofi.finalize_average(model)
         average = weights(model.module)
