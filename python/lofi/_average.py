@@ -343,12 +343,13 @@ class _Run:
         """Which tensors differ between nodes, and the node's value of those that differ in it.
 
         Most of a trained model differs, which a sample shows; only what looks equal is read whole.
+        Not so buffers: the ranks of a node may hold different ones, and everywhere must be looked.
         """
         differ: set[int] = set()
         differ_inside: set[int] = set()
         looked_at = list(range(len(self.items)))
-        for read in (_sample, lambda tensor: tensor):
-            mine = [_C.digest(read(on_host(self.items[index].tensor))) for index in looked_at]
+        for sampled in (True, False):
+            mine = [self._digest(self.items[index], sampled) for index in looked_at]
             tables = self._gather(b"".join(mine)) if looked_at else []
             for position, index in enumerate(looked_at):
                 at = slice(position * _DIGEST_BYTES, (position + 1) * _DIGEST_BYTES)
@@ -362,6 +363,10 @@ class _Run:
             ]
         own = {index: self._first_of_node(self.items[index]) for index in sorted(differ_inside)}
         return sorted(differ), own
+
+    def _digest(self, item: Item, sampled: bool) -> bytes:
+        values = on_host(item.tensor)
+        return _C.digest(_sample(values) if sampled and item.is_parameter else values)
 
     def _compare_digests(self, digests: list[bytes], index: int) -> tuple[bool, bool]:
         """Does a tensor, by the digests of all ranks, differ between nodes, and inside of one?"""

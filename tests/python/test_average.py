@@ -155,6 +155,7 @@ def test_a_model_with_everything(target):
             assert torch.equal(state[name], first[name])
         for name in ("frozen", "mask"):
             assert torch.equal(state[name], first[name])
+        assert average.tensors == 11  # the tied one once
         # Frozen tensors are recognised and not sent: they are 160 KB, the rest is 3 KB.
         assert average.bytes_sent < 20_000
 
@@ -400,7 +401,10 @@ def _every_kind_of_target():
     leaves += [module.weight.detach(), wrapped.module.weight.detach(), momentum]
     # Buffers of any dtype may differ inside a node: the first rank's count.
     inside = [torch.full((2,), rank).to(d) for d in (torch.int16, torch.complex64, torch.bool)]
-    lofi.finalize_average(inside)
+    large = own(1_000_001)  # in few places, wherever these are
+    large[5_000 + 500_000 * (rank % 2)] += 5
+    lofi.finalize_average([*inside, large])
+    assert large[5_000] == 6 and large.sum() == 1_000_006
     return tensors, leaves, stepped.detach(), [t[0].item() for t in inside]
 
 

@@ -399,7 +399,8 @@ def test_a_broken_lofi_does_not_break_torch(tmp_path):
 
 
 def _another_torch() -> Any:
-    assert "lofi._native" not in sys.modules
+    for name in [name for name in sys.modules if name.startswith("lofi._") and name != "lofi._C"]:
+        del sys.modules[name]  # another test may have needed it
     torch.__version__ = "2.3.1"
     other = raised(dist.init_process_group, "lofi", world_size=1, rank=0, store=dist.HashStore())
     sys.modules["lofi._C"] = None  # as if it could not be loaded

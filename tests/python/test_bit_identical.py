@@ -479,6 +479,7 @@ def test_compiled(compilers):
     check(cases, 2, 2)
 
 
-def test_python_reducer(compilers, monkeypatch):
-    monkeypatch.setattr(torch._dynamo.config, "optimize_ddp", "python_reducer")
-    check({"python reducer": Case(OwnForward, train_with_python_reducer)}, 2, 2)
+def test_python_reducer(compilers):
+    # Its own patch: monkeypatch would leave the configuration without the entry.
+    with torch._dynamo.config.patch(optimize_ddp="python_reducer"):
+        check({"python reducer": Case(OwnForward, train_with_python_reducer)}, 2, 2)
