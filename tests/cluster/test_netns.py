@@ -75,8 +75,9 @@ def test_counters_see_an_all_reduce(pair: Cluster) -> None:
     for node in range(2):
         for key in ("tx_bytes", "rx_bytes"):
             between = marks["end"][node][key] - marks["begin"][node][key]
-            # A ring of two sends each half of the payload twice. Headers, barriers: 2 %.
-            assert size * MIB <= between <= 1.02 * size * MIB
+            # A ring of two sends each half of the payload twice. Headers and barriers are 2 %; a
+            # busy machine adds segments that TCP sends again.
+            assert size * MIB <= between <= 1.1 * size * MIB
             assert between <= run.traffic[node][key] <= between + 64 * 1024
 
 
