@@ -212,11 +212,14 @@ def train_as_trainer(rank: Rank) -> State:
     """The loss divided by all ranks' tokens and multiplied by the world size; logs and averages."""
     rank.start()  # tokens are counted before the first forward
     optimizer = torch.optim.AdamW(rank.model.parameters(), lr=0.01)
-    world_size, logs = dist.get_world_size(), []
+    world_size, logs, counted = dist.get_world_size(), [], []
+    first = rank.number // rank.node_size * rank.node_size % world_size
+    own = slice(first, first + rank.node_size)  # the node's part of what is gathered
     for step in range(STEPS):
         tokens = torch.tensor([5 + (3 * rank.number + step) % 4])
         gathered = torch.empty(world_size, dtype=tokens.dtype)
         dist.all_gather_into_tensor(gathered, tokens)
+        counted.append(gathered[own])
         optimizer.zero_grad()
         loss = (rank.model(rank.inputs(step)) - 1).pow(2).sum() / gathered.sum() * world_size
         loss.backward()
@@ -225,12 +228,15 @@ def train_as_trainer(rank: Rank) -> State:
         dist.all_gather(losses, loss.detach())
         mean = loss.detach().clone()
         dist.all_reduce(mean)
-        first = rank.number // rank.node_size * rank.node_size % world_size
-        logs += [*losses[first : first + rank.node_size], mean / world_size]
+        logs += [*losses[own], mean / world_size]
     counts = torch.tensor([rank.number, STEPS], dtype=torch.float64)
     dist.barrier()
     dist.all_reduce(counts)  # DeiT's meters
-    return {"logs": torch.stack(logs), "ratio": counts[0] / counts[1]}
+    return {
+        "tokens": torch.stack(counted),
+        "logs": torch.stack(logs),
+        "ratio": counts[0] / counts[1],
+    }
 
 
 def train_compiled(rank: Rank) -> State:
