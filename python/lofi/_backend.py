@@ -93,7 +93,7 @@ class Source:
         group = self.group
         node, place = group.node_of(group.rank), group.place(group.rank)
         if span == "node":
-            return [group.member(node, i) for i in range(group.local_size)], f"node{node}"
+            return _world.local_members(group), f"node{node}"
         if span == "column":
             return [group.member(i, place) for i in range(group.node_count)], f"column{place}"
         return list(range(group.size)), "world"

@@ -24,7 +24,7 @@ def of(group: Any) -> Any:
         return known
     lofi_group = _world.backend_of(group).source.group
     node = lofi_group.node_of(lofi_group.rank)
-    members = [lofi_group.member(node, place) for place in range(lofi_group.local_size)]
+    members = _world.local_members(lofi_group)
     ranks = [lofi_group.global_rank(member) for member in members]
     backend, _ = c10d._world.pg_map[group]
     made, _ = c10d._new_process_group_helper(

@@ -101,6 +101,12 @@ def nodes_of(ranks: list[int]) -> int:
     return len({rank // world.topology.node_size for rank in ranks})
 
 
+def local_members(group: Any) -> list[int]:
+    """The ranks, within a lofi group, of its members in this node, by place."""
+    node = group.node_of(group.rank)
+    return [group.member(node, place) for place in range(group.local_size)]
+
+
 def require() -> World:
     """The world, or an error that says how to get one."""
     if not dist.is_initialized():

@@ -35,17 +35,12 @@ def _mirrored(group: Any) -> Any:
     return lofi_group if lofi_group.node_count > 1 else None
 
 
-def _local_members(lofi_group: Any) -> list[int]:
-    node = lofi_group.node_of(lofi_group.rank)
-    return [lofi_group.member(node, place) for place in range(lofi_group.local_size)]
-
-
 def _all_gather_backward(original: Any, ctx: Any, *grads: torch.Tensor) -> Any:
     lofi_group = _mirrored(ctx.group)
     if lofi_group is None:
         return original(ctx, *grads)
     local = SimpleNamespace(group=_node_group.of(ctx.group))
-    nothing, grad = original(local, *(grads[rank] for rank in _local_members(lofi_group)))
+    nothing, grad = original(local, *(grads[rank] for rank in _world.local_members(lofi_group)))
     return nothing, grad * lofi_group.node_count
 
 
@@ -55,6 +50,6 @@ def _all_gather_base_backward(original: Any, ctx: Any, grad: torch.Tensor) -> An
         return original(ctx, grad)
     slots = grad.chunk(dist.get_world_size(ctx.group))
     local = SimpleNamespace(group=_node_group.of(ctx.group))
-    mine = torch.cat([slots[rank] for rank in _local_members(lofi_group)])
+    mine = torch.cat([slots[rank] for rank in _world.local_members(lofi_group)])
     nothing, grad, none = original(local, mine)
     return nothing, grad * lofi_group.node_count, none
