@@ -14,6 +14,7 @@ Memory: one copy of the tensors that differ, and SLOTS buffers of 2.5 shards of 
 """
 
 import hashlib
+import struct
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -277,6 +278,15 @@ class _Run:
         data = gathered.numpy().tobytes()
         return [data[i * len(mine) : (i + 1) * len(mine)] for i in range(size)]
 
+    def _gather_number(self, mine: int) -> list[list[int]]:
+        """The number of every rank, by node and place."""
+        records = self._gather(struct.pack("<q", mine))
+        return self._by_node([struct.unpack("<q", record)[0] for record in records])
+
+    def _by_node(self, of_ranks: list[Any]) -> list[list[Any]]:
+        size = self.node_size
+        return [of_ranks[node * size : (node + 1) * size] for node in range(self.nodes)]
+
     def _count(self, sent: int) -> None:
         _C.count(_C.SCOPE_WORLD, _C.FOR_AVERAGE, sent)
         self.bytes_sent += sent
@@ -289,7 +299,7 @@ class _Run:
             hashlib.sha256("\n".join(layout).encode()).digest()
             + hashlib.sha256(b"".join(firsts) if self.first else b"").digest()
             + bytes([bool(self.first)])
-            + torch.tensor([self.weight], dtype=torch.float64).numpy().tobytes()
+            + struct.pack("<d", self.weight)
         )
         records = self._gather(record)
         self._compare(records, slice(0, 32), layout, "the layout of the target")
@@ -298,19 +308,15 @@ class _Run:
             lines = [f"{item.name} {first.hex()}" for item, first in pairs]
             what = "the weights that training began with"
             self._compare(records, slice(32, 64), lines, what, by_place=True)
-        weights = [
-            float(torch.frombuffer(bytearray(record[65:]), dtype=torch.float64)[0])
-            for record in records
-        ]
-        for node in range(self.nodes):
-            place = slice(node * self.node_size, (node + 1) * self.node_size)
-            of_node = weights[place]
-            if len({record[65:] for record in records[place]}) > 1:
+        packed = self._by_node([record[65:] for record in records])
+        weights = [[struct.unpack("<d", weight)[0] for weight in of_node] for of_node in packed]
+        for node, of_node in enumerate(weights):
+            if len(set(packed[node])) > 1:  # as bytes: a NaN equals itself
                 raise ValueError(
                     f"lofi.finalize_average: the ranks of node {node} give different weights "
                     f"{of_node}; weight= belongs to the node"
                 )
-        return weights[:: self.node_size]
+        return [of_node[0] for of_node in weights]
 
     def _compare(
         self, records: list[bytes], part: slice, lines: list[str], what: str, by_place: bool = False
@@ -413,13 +419,10 @@ class _Run:
     ) -> list[int]:
         """The nodes that are in: those whose differing tensors are finite."""
         bad = next((i for i in differing if self._finds_nonfinite(i, own)), -1)
-        records = self._gather(torch.tensor([bad], dtype=torch.int64).numpy().tobytes())
-        found = [int(torch.frombuffer(bytearray(r), dtype=torch.int64)[0]) for r in records]
         reports = []
-        for node in range(self.nodes):
-            of_node = found[node * self.node_size : (node + 1) * self.node_size]
+        for of_node, weight in zip(self._gather_number(bad), weights, strict=True):
             bad_here = [index for index in of_node if index >= 0]
-            reports.append((True, min(bad_here, default=-1), weights[node]))
+            reports.append((True, min(bad_here, default=-1), weight))
         members = _C.average_members(reports, self.nodes)
         for node, (_, index, _) in enumerate(reports):
             if node not in members and self.topology.rank % self.node_size == 0:
@@ -505,9 +508,7 @@ class _Run:
 
     def _agree_that_all_arrived(self) -> int:
         """Every rank has the whole average: after this, all write. Returns what the node sent."""
-        records = self._gather(torch.tensor([self.bytes_sent]).numpy().tobytes())
-        sent = [int(torch.frombuffer(bytearray(r), dtype=torch.int64)[0]) for r in records]
-        return sum(sent[self.node * self.node_size : (self.node + 1) * self.node_size])
+        return sum(self._gather_number(self.bytes_sent)[self.node])
 
     def _commit(
         self, parts: list[_Part], own: dict[int, torch.Tensor], differing: list[int]

@@ -54,12 +54,14 @@ def finish() -> None:
     if target is None:
         log("warn", "nothing that lofi knows of was trained: there is nothing to average")
         return
-    items = collect(target)
+    # Only a rank that has saved needs to know its own weights again.
+    writes = _last is not None and world.settings.save != "off"
+    items = collect(target) if writes else []
     own = {id(item.tensor): _C.digest(_average.on_host(item.tensor)) for item in items}
     average = _average.finalize_average(target)
     if world.rank == 0:
         say(_told(average))
-    if _last and world.settings.save != "off":
+    if writes:
         _write(items, _names_in_files(target, items), own, world.settings.save)
 
 
