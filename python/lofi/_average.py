@@ -13,7 +13,9 @@ result depends on the transport; and its sum of bf16 weights rounds K - 1 times.
 Memory: one copy of the tensors that differ, and SLOTS buffers of 2.5 shards of a chunk each.
 """
 
+import contextlib
 import hashlib
+import mmap
 import struct
 import time
 from collections import deque
@@ -457,7 +459,7 @@ class _Run:
                 part.count, self.nodes, local_size, max(CHUNK_BYTES // width, 1)
             )
         ]
-        part.result = torch.empty(sum(chunk.span for chunk in chunks), dtype=part.dtype)
+        part.result = _in_huge_pages(sum(chunk.span for chunk in chunks), part.dtype)
         # Used again and again: fresh pages for every chunk would cost as much as the copies.
         slots = [_Slot(self.nodes, chunks[0].piece, part.dtype) for _ in chunks[:SLOTS]]
 
@@ -547,6 +549,16 @@ def _flat(tensor: torch.Tensor) -> torch.Tensor:
         tensor = torch.view_as_real(tensor)
     flat = tensor.reshape(-1)
     return flat if flat.is_floating_point() else flat.view(torch.uint8)
+
+
+def _in_huge_pages(count: int, dtype: torch.dtype) -> torch.Tensor:
+    """An empty row in huge pages where the system gives them on request: for a model's size, the
+    faults of small pages cost as much as the arithmetic."""
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    memory = mmap.mmap(-1, max(count * dtype.itemsize, 1), flags=flags)
+    with contextlib.suppress(OSError):  # a kernel without huge pages
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype, count=count)
 
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:
