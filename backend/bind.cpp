@@ -263,6 +263,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m)
     m.attr("EVENT_AVERAGE") = static_cast<int>(LOFI_EVENT_AVERAGE);
     m.attr("EVENT_AVERAGE_BACK") = static_cast<int>(LOFI_EVENT_AVERAGE_BACK);
     m.attr("EVENT_AVERAGE_DONE") = static_cast<int>(LOFI_EVENT_AVERAGE_DONE);
+    m.attr("EVENT_EVALUATE") = static_cast<int>(LOFI_EVENT_EVALUATE);
     m.attr("FOR_AVERAGE") = static_cast<int>(LOFI_FOR_AVERAGE);
     m.attr("FOR_BYPASS") = static_cast<int>(LOFI_FOR_BYPASS);
     m.def("build_info", &lofi_build_info);

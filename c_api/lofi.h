@@ -334,15 +334,18 @@ uint64_t lofi_cross_bytes(const lofi_group *group, lofi_collective collective, i
 typedef enum lofi_phase {
     LOFI_PHASE_SETUP = 0,
     LOFI_PHASE_TRAIN = 1,
-    LOFI_PHASE_AVERAGE = 2,
-    LOFI_PHASE_DONE = 3
+    LOFI_PHASE_AVERAGE = 2, /* weights are exchanged */
+    LOFI_PHASE_DONE = 3,
+    LOFI_PHASE_EVALUATE = 4 /* the average is in place of the node's own weights, for a while */
 } lofi_phase;
 
 typedef enum lofi_event {
-    LOFI_EVENT_TRAIN = 0,        /* a forward with gradients, lofi.start(): setup, done -> train */
-    LOFI_EVENT_AVERAGE = 1,      /* an average begins: setup, train, done -> average */
-    LOFI_EVENT_AVERAGE_BACK = 2, /* it ends, and training goes on where it was: average -> before */
-    LOFI_EVENT_AVERAGE_DONE = 3  /* it was the final one: average -> done */
+    LOFI_EVENT_TRAIN = 0,   /* a forward with gradients, lofi.start(): setup, done -> train */
+    LOFI_EVENT_AVERAGE = 1, /* an average begins: from any other phase -> average */
+    /* Own weights again, training goes on where it was: average, evaluate -> the phase before. */
+    LOFI_EVENT_AVERAGE_BACK = 2,
+    LOFI_EVENT_AVERAGE_DONE = 3, /* it was the final one: average, evaluate -> done */
+    LOFI_EVENT_EVALUATE = 4      /* the average is in, and is used: average -> evaluate */
 } lofi_event;
 
 /* What a collective served, for the statistics. */
@@ -363,11 +366,13 @@ lofi_status lofi_session_create(lofi_session **out);
 void lofi_session_destroy(lofi_session *session);
 
 lofi_phase lofi_session_phase(const lofi_session *session);
-const char *lofi_phase_name(lofi_phase phase); /* "setup", "train", "average", "done" */
+/* "setup", "train", "average", "done", "evaluate" */
+const char *lofi_phase_name(lofi_phase phase);
 
-/* LOFI_EVENT_TRAIN in train is a no-op, as it is during an average: the forward passes of an
- * evaluation do not restart training. LOFI_STATE for an event that the phase does not allow
- * (AVERAGE within average, the ends of an average outside of one). */
+/* LOFI_EVENT_TRAIN in train is a no-op, as it is during an average and an evaluation: the forward
+ * passes of an evaluation do not restart training. An average within an evaluation (of a second
+ * model) leaves the phase before the first one to go back to. LOFI_STATE for an event that the
+ * phase does not allow (AVERAGE within average, the ends of an average outside of one). */
 lofi_status lofi_session_event(lofi_session *session, lofi_event event);
 
 /* The innermost pushed scope, else the phase's: node while training, world otherwise. */

@@ -23,7 +23,7 @@ static const char *const op_names[LOFI_OP_COUNT] = {
     [LOFI_BOR] = "BOR", [LOFI_BXOR] = "BXOR", [LOFI_PREMUL_SUM] = "PREMUL_SUM",
 };
 
-static const char *const phase_names[] = {"setup", "train", "average", "done"};
+static const char *const phase_names[] = {"setup", "train", "average", "done", "evaluate"};
 
 const char *lofi_collective_name(lofi_collective collective)
 {
@@ -40,5 +40,5 @@ const char *lofi_op_name(lofi_op op)
 const char *lofi_phase_name(lofi_phase phase)
 {
     int i = (int)phase;
-    return i >= 0 && i <= LOFI_PHASE_DONE ? phase_names[i] : "unknown";
+    return i >= 0 && i <= LOFI_PHASE_EVALUATE ? phase_names[i] : "unknown";
 }

@@ -22,7 +22,7 @@
 struct lofi_session {
     pthread_mutex_t lock; /* for writers of the phase and the scopes */
     atomic_int phase;
-    lofi_phase before; /* the phase that an average interrupts */
+    lofi_phase before; /* the phase that an average, or an evaluation, interrupts */
     atomic_int pushed; /* the innermost pushed scope, or NO_SCOPE */
     int depth;
     lofi_scope scopes[SCOPE_DEPTH];
@@ -35,13 +35,13 @@ static const char *const event_names[] = {
     [LOFI_EVENT_AVERAGE] = "an average",
     [LOFI_EVENT_AVERAGE_BACK] = "the end of an average",
     [LOFI_EVENT_AVERAGE_DONE] = "the end of the final average",
+    [LOFI_EVENT_EVALUATE] = "an evaluation",
 };
 
 static const lofi_purpose purpose_of_phase[] = {
-    [LOFI_PHASE_SETUP] = LOFI_FOR_SETUP,
-    [LOFI_PHASE_TRAIN] = LOFI_FOR_TRAINING,
-    [LOFI_PHASE_AVERAGE] = LOFI_FOR_AVERAGE,
-    [LOFI_PHASE_DONE] = LOFI_FOR_DONE,
+    [LOFI_PHASE_SETUP] = LOFI_FOR_SETUP,         [LOFI_PHASE_TRAIN] = LOFI_FOR_TRAINING,
+    [LOFI_PHASE_AVERAGE] = LOFI_FOR_AVERAGE,     [LOFI_PHASE_DONE] = LOFI_FOR_DONE,
+    [LOFI_PHASE_EVALUATE] = LOFI_FOR_EVALUATION,
 };
 
 lofi_status lofi_session_create(lofi_session **out)
@@ -92,21 +92,26 @@ static int apply_event(lofi_session *session, lofi_event event)
 {
     lofi_phase phase = lofi_session_phase(session);
     int is_averaging = phase == LOFI_PHASE_AVERAGE;
+    int is_evaluating = phase == LOFI_PHASE_EVALUATE;
+    int is_between = is_averaging || is_evaluating; /* own weights are to come back, or not */
 
     switch (event) {
     case LOFI_EVENT_TRAIN:
-        if (!is_averaging) enter(session, LOFI_PHASE_TRAIN);
+        if (!is_between) enter(session, LOFI_PHASE_TRAIN);
         return 1;
     case LOFI_EVENT_AVERAGE:
         if (is_averaging) return 0;
-        session->before = phase;
+        if (!is_evaluating) session->before = phase;
         enter(session, LOFI_PHASE_AVERAGE);
         return 1;
     case LOFI_EVENT_AVERAGE_BACK:
-        if (is_averaging) enter(session, session->before);
-        return is_averaging;
+        if (is_between) enter(session, session->before);
+        return is_between;
     case LOFI_EVENT_AVERAGE_DONE:
-        if (is_averaging) enter(session, LOFI_PHASE_DONE);
+        if (is_between) enter(session, LOFI_PHASE_DONE);
+        return is_between;
+    case LOFI_EVENT_EVALUATE:
+        if (is_averaging) enter(session, LOFI_PHASE_EVALUATE);
         return is_averaging;
     }
     return 0;
@@ -114,9 +119,9 @@ static int apply_event(lofi_session *session, lofi_event event)
 
 lofi_status lofi_session_event(lofi_session *session, lofi_event event)
 {
-    if ((int)event < 0 || event > LOFI_EVENT_AVERAGE_DONE) {
+    if ((int)event < 0 || event > LOFI_EVENT_EVALUATE) {
         lofi_set_error("event is %d: lofi.h lists the values 0 to %d", (int)event,
-                       LOFI_EVENT_AVERAGE_DONE);
+                       LOFI_EVENT_EVALUATE);
         return LOFI_INVALID;
     }
     pthread_mutex_lock(&session->lock);

@@ -42,7 +42,7 @@ static void test_phases(void)
     EXPECT(lofi_session_phase(session) == LOFI_PHASE_DONE);
     EXPECT(lofi_session_event(session, LOFI_EVENT_TRAIN) == LOFI_OK);
     EXPECT(lofi_session_phase(session) == LOFI_PHASE_TRAIN);
-    EXPECT(lofi_session_event(session, (lofi_event)4) == LOFI_INVALID);
+    EXPECT(lofi_session_event(session, (lofi_event)5) == LOFI_INVALID);
     EXPECT(lofi_session_event(session, (lofi_event)-1) == LOFI_INVALID);
     lofi_session_destroy(session);
     lofi_session_destroy(NULL);
@@ -50,7 +50,39 @@ static void test_phases(void)
 
     EXPECT(strcmp(lofi_phase_name(LOFI_PHASE_SETUP), "setup") == 0);
     EXPECT(strcmp(lofi_phase_name(LOFI_PHASE_DONE), "done") == 0);
-    EXPECT(strcmp(lofi_phase_name((lofi_phase)4), "unknown") == 0);
+    EXPECT(strcmp(lofi_phase_name(LOFI_PHASE_EVALUATE), "evaluate") == 0);
+    EXPECT(strcmp(lofi_phase_name((lofi_phase)5), "unknown") == 0);
+}
+
+static void test_evaluation(void)
+{
+    lofi_session *session = NULL;
+    lofi_stats stats = {.size = sizeof stats};
+
+    ASSERT(lofi_session_create(&session) == LOFI_OK);
+    EXPECT(lofi_session_event(session, LOFI_EVENT_EVALUATE) == LOFI_STATE);
+    ASSERT(lofi_session_event(session, LOFI_EVENT_TRAIN) == LOFI_OK);
+    ASSERT(lofi_session_event(session, LOFI_EVENT_AVERAGE) == LOFI_OK);
+    EXPECT(lofi_session_event(session, LOFI_EVENT_EVALUATE) == LOFI_OK);
+    EXPECT(lofi_session_phase(session) == LOFI_PHASE_EVALUATE);
+    EXPECT(lofi_session_scope(session) == LOFI_SCOPE_WORLD);
+    EXPECT(lofi_session_event(session, LOFI_EVENT_TRAIN) == LOFI_OK); /* no-op within */
+    EXPECT(lofi_session_phase(session) == LOFI_PHASE_EVALUATE);
+    lofi_session_count(session, LOFI_SCOPE_WORLD, -1, 3);
+    ASSERT(lofi_session_get_stats(session, &stats) == LOFI_OK);
+    EXPECT(stats.cross_bytes[LOFI_FOR_EVALUATION] == 3);
+
+    /* A second model is averaged meanwhile; then training goes on. */
+    EXPECT(lofi_session_event(session, LOFI_EVENT_AVERAGE) == LOFI_OK);
+    EXPECT(lofi_session_event(session, LOFI_EVENT_EVALUATE) == LOFI_OK);
+    EXPECT(lofi_session_event(session, LOFI_EVENT_AVERAGE_BACK) == LOFI_OK);
+    EXPECT(lofi_session_phase(session) == LOFI_PHASE_TRAIN);
+
+    ASSERT(lofi_session_event(session, LOFI_EVENT_AVERAGE) == LOFI_OK);
+    ASSERT(lofi_session_event(session, LOFI_EVENT_EVALUATE) == LOFI_OK);
+    EXPECT(lofi_session_event(session, LOFI_EVENT_AVERAGE_DONE) == LOFI_OK);
+    EXPECT(lofi_session_phase(session) == LOFI_PHASE_DONE);
+    lofi_session_destroy(session);
 }
 
 static void test_scopes(void)
@@ -165,6 +197,7 @@ static void test_threads(void)
 int main(void)
 {
     test_phases();
+    test_evaluation();
     test_scopes();
     test_stats();
     test_threads();
