@@ -16,6 +16,7 @@ from lofi._version import VERSION as __version__
 # Public name -> the module that has it, imported at first use.
 _PUBLIC = {
     "Average": "_average",
+    "averaged": "_average",
     "finalize_average": "_average",
     "configure": "_config",
     "scope": "_phases",
@@ -27,6 +28,7 @@ __all__ = [*_PUBLIC, "__version__"]
 
 if TYPE_CHECKING:
     from lofi._average import Average as Average
+    from lofi._average import averaged as averaged
     from lofi._average import finalize_average as finalize_average
     from lofi._config import configure as configure
     from lofi._phases import phase as phase

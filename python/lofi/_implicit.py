@@ -9,19 +9,16 @@ its images in the other nodes, through the store: one set and K - 1 gets.
 
 import os
 import sys
-import time
-from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
 
 from lofi import _world
 from lofi._log import log
+from lofi._meeting import wait_for
 
 _TORCH = os.path.dirname(os.path.abspath(dist.__file__))
 _LOFI = os.path.dirname(os.path.abspath(__file__))
-_POLL = timedelta(seconds=5)
-_QUIET_SECONDS = 30.0  # after which a waiting rank says whom it waits for
 
 
 def call_site() -> str:
@@ -94,20 +91,3 @@ class Checker:
                 "It may have stopped early or failed; its own log says more"
             )
         return self.store.get(key).decode()
-
-
-def wait_for(store: Any, keys: list[str], seconds: float, what: str) -> bool:
-    """Wait until all keys exist; False when the time is up. Says whom it waits for now and then."""
-    begin = time.monotonic()
-    told = begin
-    while True:
-        left = seconds - (time.monotonic() - begin)
-        try:
-            store.wait(keys, min(_POLL, timedelta(seconds=max(left, 0.001))))
-            return True
-        except dist.DistStoreError:
-            if left <= 0:
-                return False
-        if time.monotonic() - told > _QUIET_SECONDS:
-            told = time.monotonic()
-            log("warn", f"{what} ({told - begin:.0f} s of {seconds:g})")

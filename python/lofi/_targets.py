@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from lofi import _sharded, _world
+from lofi._native import _C
 
 
 @dataclass
@@ -106,6 +107,21 @@ def unwrap(module: torch.nn.Module) -> torch.nn.Module:
     while isinstance(module, torch.nn.parallel.DistributedDataParallel):
         module = module.module
     return module
+
+
+def on_host(tensor: torch.Tensor) -> torch.Tensor:
+    """The values, contiguous, on the CPU: the tensor's own memory where it is that already."""
+    return tensor.detach().to("cpu").contiguous()
+
+
+def digest(tensor: torch.Tensor) -> bytes:
+    """A fingerprint of the values, 16 bytes."""
+    return _C.digest(on_host(tensor))
+
+
+def digests_of(target: Any) -> dict[str, bytes]:
+    """The fingerprint of each tensor, by name."""
+    return {item.name: digest(item.tensor) for item in collect(target)}
 
 
 def _item(name: str, tensor: torch.Tensor) -> Item:

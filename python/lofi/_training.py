@@ -7,10 +7,9 @@ from typing import Any
 import torch
 
 from lofi import _implicit, _world
-from lofi._average import digests_of
 from lofi._log import log
 from lofi._native import _C
-from lofi._targets import named_tensors
+from lofi._targets import digests_of, named_tensors
 
 
 def begins(model: torch.nn.Module) -> None:

@@ -34,6 +34,8 @@ class World:
     # Optimizers whose first step began training because nothing was wrapped.
     stepped_optimizers: list[Any] = field(default_factory=list)
     averages: int = 0  # that have been asked for: numbers their keys in the store
+    steps: int = 0  # forwards with gradients of wrapped models whose backward is synchronised
+    swaps: dict[Any, Any] = field(default_factory=dict)  # see lofi._swap
 
     @property
     def rank(self) -> int:
