@@ -1,162 +1,268 @@
 # SPDX-License-Identifier: MIT
-"""The launcher's end of a run: the average, written beside the script's last checkpoint.
+"""The script's files that hold the last step's weights, written again with the average in them.
 
-Scripts save from one rank, and what they save is that rank's node alone. At the end the models that
-trained are averaged, and the last file that torch.save wrote on this rank is written again with
-the average in it: everything else in it is kept. A tensor of the file is the model's if its name
-ends in the model's name for it and its values are the node's own last ones. A file that holds
-something else (an earlier step) is left alone; the average is then written as a plain state dict.
+Scripts save from one rank, and what they save while training is that rank's node alone. Which files
+those are is told by their content: every file that torch.save or safetensors wrote after the last
+step is read at the end, before the average. Its tensors are grouped by what stands before a model's
+own names ("model.", "model_ema."); a group whose every tensor is, by name and by value, what this
+rank holds of a model (as it is, on another device or cast) gets the average. Everything else in the
+file is kept. A file of an earlier step, or one that holds an average already, has no such group.
 """
 
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.serialization
 
-from lofi import _average, _training, _world
-from lofi._hooks.patch import wrap
+from lofi import _world
+from lofi._hooks.patch import when_imported, wrap
 from lofi._log import log, say
 from lofi._native import _C
-from lofi._targets import Item, collect
+from lofi._targets import digest, named_tensors
 
-_last: str | None = None  # the file that this rank's last torch.save wrote
+
+@dataclass
+class Files:
+    """What this rank's script has written: the step count at that time, by path."""
+
+    steps: dict[str, int] = field(default_factory=dict)
+    told: bool = False
+
+    @property
+    def last(self) -> str | None:
+        return next(reversed(self.steps), None)
+
+
+_files = Files()
 
 
 def watch() -> None:
     # Not torch.save itself: torch._dynamo, imported later, trips over a second function under
     # its two names.
-    wrap(torch.serialization, "_open_zipfile_writer", _note)
+    wrap(torch.serialization, "_open_zipfile_writer", _note_torch)
+    when_imported("safetensors.torch", lambda m: wrap(m, "serialize_file", _note_safetensors))
 
 
-def _note(original: Callable[..., Any], target: Any) -> Any:
-    global _last
+def _note_torch(original: Callable[..., Any], target: Any) -> Any:
     if isinstance(target, (str, os.PathLike)):
-        _last = os.path.abspath(os.fspath(target))
+        _note(target)
     return original(target)
 
 
-def say_what_is_on_disk() -> None:
-    """A run ended badly: what its last file holds."""
+def _note_safetensors(original: Callable[..., Any], tensors: Any, path: Any, *args: Any) -> Any:
+    _note(path)
+    return original(tensors, path, *args)
+
+
+def _note(path: Any) -> None:
     world = _world.current()
-    if _last and world.spans_nodes and _C.phase() == "train":
-        say(f"nothing was averaged: {_last} holds the weights of node {world.node} alone")
-
-
-def finish() -> None:
-    """Average the models that trained since the last average and write the result."""
-    world = _world.current()
-    if not world.spans_nodes or _C.phase() != "train":
+    if not world.spans_nodes or world.pid != os.getpid():
         return
-    target = _training.what_trained()
-    if target is None:
-        log("warn", "nothing that lofi knows of was trained: there is nothing to average")
-        return
-    # Only a rank that has saved needs to know its own weights again.
-    writes = _last is not None and world.settings.save != "off"
-    items = collect(target) if writes else []
-    own = {id(item.tensor): _C.digest(_average.on_host(item.tensor)) for item in items}
-    average = _average.finalize_average(target)
-    if world.rank == 0:
-        say(_told(average))
-    if writes:
-        _write(items, _names_in_files(target, items), own, world.settings.save)
+    path = os.path.abspath(os.fspath(path))
+    _files.steps.pop(path, None)  # the last one written comes last
+    _files.steps[path] = world.steps
+    if _C.phase() == "train" and not _files.told:
+        _files.told = True
+        log(
+            "warn",
+            f"what is saved while nodes train apart, such as {path}, holds the weights of node "
+            f"{world.node} alone" + ("" if world.settings.save == "off" else
+            "; files of the last step are written again with the average at the end"),
+        )  # fmt: skip
 
 
-def _told(average: _average.Average) -> str:
-    left_out = f"; left out: {average.missing}" if average.missing else ""
-    return (
-        f"averaged nodes {average.nodes}: {average.averaged} of {average.tensors} tensors, "
-        f"{average.bytes_sent} bytes sent by this node, {average.seconds:.2f} s{left_out}"
-    )
+def last() -> str | None:
+    """The file that this rank's script wrote last."""
+    return _files.last
 
 
-def _names_in_files(target: Any, items: list[Item]) -> list[str]:
-    """What the names of the items in the script's files end with: tensors alone have no name."""
-    if isinstance(target, torch.nn.Module):
-        return [item.name for item in items]
-    are_models = isinstance(target[0], torch.nn.Module)
-    return [item.name.partition(".")[2] if are_models else "" for item in items]
+@dataclass
+class Rewrite:
+    """A file, and which of its tensors become which of a model's."""
+
+    path: str
+    content: Any
+    metadata: dict[str, str] | None  # of safetensors
+    replacements: dict[str, torch.Tensor]  # name in the file -> the model's tensor
+
+    def write(self, how: str) -> str:
+        """Where it was written. The model's tensors now hold the average."""
+        target = self.path if how == "inplace" else beside(self.path)
+        put = {name: tensor.detach().cpu() for name, tensor in self.replacements.items()}
+        content = _replaced(self.content, put, "")
+        save(content, target, self.metadata, like=self.path)
+        return target
 
 
-def _write(items: list[Item], names: list[str], own: dict[int, bytes], how: str) -> None:
-    path = _last if how == "inplace" else _beside(_last)
-    content = _load(_last)
-    kept = content is not None and _replace(content, items, names, own) == len(items)
-    if not kept:
-        content = {item.name: item.tensor.cpu() for item in items if not item.is_shard}
-        path = _beside(_last)
-    _save(content, path)
-    what = "everything else as the script saved it"
-    if not kept:
-        what = f"a state dict: {_last} does not hold this node's last weights"
-    say(f"the average is in {path} ({what})")
-
-
-def _beside(path: str) -> str:
+def beside(path: str, mark: str = "lofi") -> str:
     stem, suffix = os.path.splitext(path)
-    return f"{stem}.lofi{suffix}"
+    return f"{stem}.{mark}{suffix}"
 
 
-def _load(path: str) -> Any:
+def find(modules: list[torch.nn.Module], tensors: list[torch.Tensor]) -> list[Rewrite]:
+    """The files that hold these modules' weights, or these tensors, as they are now."""
+    world = _world.current()
+    if world.settings.save == "off":
+        return []
+    recent = [path for path, steps in _files.steps.items() if steps == world.steps]
+    found = []
+    models = [dict(_all_names(module)) for module in modules]
+    if tensors:
+        models.append({f"#{index}": tensor for index, tensor in enumerate(tensors)})
+    for path in recent:
+        if os.path.isfile(path):
+            content, metadata = _load(path)
+            in_file = dict(_tensors(content, ""))
+            replacements = _by_name(in_file, models) or _by_value(in_file, models)
+            if replacements:
+                found.append(Rewrite(path, content, metadata, replacements))
+    return found
+
+
+def _all_names(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    """Tied tensors by each of their names, as a state dict has them."""
+    plain = dict(named_tensors(module))
+    yield from plain.items()
+    bare = getattr(module, "module", module)
+    for name, tensor in bare.named_parameters(remove_duplicate=False):
+        if name not in plain:
+            yield name, tensor
+    for name, tensor in bare.named_buffers(remove_duplicate=False):
+        if name not in plain:
+            yield name, tensor
+
+
+def _by_name(
+    tensors: dict[str, torch.Tensor], models: list[dict[str, torch.Tensor]]
+) -> dict[str, torch.Tensor]:
+    """For each group of the file, the model that it holds: if several do, the first."""
+    groups: dict[tuple[str, int], dict[str, str]] = {}
+    for path in tensors:
+        for index, model in enumerate(models):
+            for prefix, name in _endings(path):
+                if name in model and tensors[path].shape == model[name].shape:
+                    groups.setdefault((prefix, index), {})[path] = name
+                    break
+    replacements: dict[str, torch.Tensor] = {}
+    for (_, index), names in groups.items():
+        model = {path: models[index][name] for path, name in names.items()}
+        if not any(path in replacements for path in model) and all(
+            _same(tensors[path], tensor) for path, tensor in model.items()
+        ):
+            replacements.update(model)
+    return replacements
+
+
+def _by_value(
+    tensors: dict[str, torch.Tensor], models: list[dict[str, torch.Tensor]]
+) -> dict[str, torch.Tensor]:
+    """A file with names of its own (adapters are saved without their adapter's name) that holds
+    all of a model, or nothing but parts of one. Equal tensors are taken in their order."""
+    in_file: dict[bytes, list[str]] = {}
+    for path, tensor in tensors.items():
+        in_file.setdefault(digest(tensor), []).append(path)
+    for model in models:
+        left = {key: list(paths) for key, paths in in_file.items()}
+        found: dict[str, torch.Tensor] = {}
+        for tensor in model.values():
+            paths = left.get(digest(tensor), [])
+            fits = [path for path in paths if tensors[path].shape == tensor.shape]
+            if fits:
+                found[fits[0]] = tensor
+                paths.remove(fits[0])
+        if found and len(found) in (len(model), len(tensors)):
+            return found
+    return {}
+
+
+def _endings(path: str) -> Iterator[tuple[str, str]]:
+    """ "model.module.fc.weight" -> what may be a model's own name, the longest first."""
+    parts = path.split(".")
+    for count in range(len(parts)):
+        yield ".".join(parts[:count]), ".".join(parts[count:])
+
+
+def _same(of_file: torch.Tensor, own: torch.Tensor) -> bool:
+    own = own.detach()
+    if own.dtype != of_file.dtype:
+        own = own.to(of_file.dtype)
+    return digest(own) == digest(of_file)
+
+
+def _tensors(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+    if isinstance(value, torch.Tensor):
+        if value.layout == torch.strided and not value.is_meta:
+            yield name, value
+    elif isinstance(value, (dict, list, tuple)):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, entry in pairs:
+            yield from _tensors(entry, f"{name}.{key}" if name else str(key))
+
+
+def _replaced(value: Any, put: dict[str, torch.Tensor], name: str) -> Any:
+    if isinstance(value, torch.Tensor):
+        return put[name].to(value.dtype).clone() if name in put else value
+    dot = f"{name}." if name else ""
+    if isinstance(value, dict):  # in place: it may be of a class of its own, with attributes
+        for key in value:
+            value[key] = _replaced(value[key], put, f"{dot}{key}")
+    elif isinstance(value, list):
+        value[:] = [_replaced(entry, put, f"{dot}{i}") for i, entry in enumerate(value)]
+    elif type(value) is tuple:
+        value = tuple(_replaced(entry, put, f"{dot}{i}") for i, entry in enumerate(value))
+    return value
+
+
+def _load(path: str) -> tuple[Any, dict[str, str] | None]:
     import argparse
 
     try:
+        if path.endswith(".safetensors"):
+            from safetensors import safe_open
+
+            with safe_open(path, "pt") as file:
+                return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
         with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True), None
     except Exception as error:
-        log("warn", f"{path} can't be read back safely ({type(error).__name__})")
-        return None
+        log("warn", f"{path} can't be read back safely, and is left alone: {error}".split("\n")[0])
+        return None, None
 
 
-def _replace(content: Any, items: list[Item], names: list[str], own: dict[int, bytes]) -> int:
-    """Put the average into the entries that hold the node's own values; how many were found."""
-    found: set[int] = set()
-    by_digest: dict[bytes, list[int]] = {}
-    for index, item in enumerate(items):
-        by_digest.setdefault(own[id(item.tensor)], []).append(index)
-
-    def visit(value: Any, name: str) -> Any:
-        if isinstance(value, torch.Tensor):
-            # Tensors without a name that are equal in this node are taken in their order.
-            for index in sorted(by_digest.get(_digest(value), []), key=found.__contains__):
-                item = items[index]
-                is_named = not names[index] or name.endswith(f".{names[index]}")
-                if is_named and value.shape == item.tensor.shape:
-                    found.add(index)
-                    return item.tensor.detach().cpu().clone()
-            return value
-        if isinstance(value, dict):
-            for key in value:
-                value[key] = visit(value[key], f"{name}.{key}")
-        elif isinstance(value, list):
-            value[:] = [visit(entry, f"{name}.{index}") for index, entry in enumerate(value)]
-        return value
-
-    visit(content, "")
-    return len(found)
+def state_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor.detach().cpu() for name, tensor in _all_names(module)}
 
 
-def _digest(tensor: torch.Tensor) -> bytes | None:
-    if tensor.layout != torch.strided:
-        return None
-    return _C.digest(tensor.detach().contiguous())
-
-
-def _save(content: Any, path: str) -> None:
+def save(
+    content: Any, path: str, metadata: dict[str, str] | None = None, like: str | None = None
+) -> None:
     """Written aside, synced, renamed: a reader sees the old file or the whole new one."""
     folder = os.path.dirname(path)
     handle, temporary = tempfile.mkstemp(dir=folder, prefix=os.path.basename(path) + ".")
+    os.close(handle)
+    noted = dict(_files.steps)
     try:
-        with os.fdopen(handle, "wb") as file:
-            torch.save(content, file)
-            file.flush()
+        if path.endswith(".safetensors"):
+            from safetensors.torch import save_file
+
+            save_file(content, temporary, metadata)
+        else:
+            torch.save(content, temporary)
+        with open(temporary, "rb") as file:
             os.fsync(file.fileno())
-        mode = os.stat(_last).st_mode & 0o777
-        os.chmod(temporary, mode)
+        os.chmod(temporary, os.stat(like).st_mode & 0o777 if like else 0o644)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
+    finally:
+        _files.steps = noted  # lofi's own files are none of the script's
+
+
+def tell(paths: list[str]) -> None:
+    for path in paths:
+        say(f"the average is in {path} (everything else as the script saved it)")

@@ -11,13 +11,14 @@ OTHER_VARIABLES = ("LOFI_STATS", "LOFI_LAUNCHED", "LOFI_TEST_")
 # Settings of later releases. Set, they would promise what does not happen.
 PLANNED = {
     "LOFI_SHM": {"", "0"},
-    "LOFI_EVAL": {"", "node"},
-    "LOFI_ON_SIGTERM": {""},
     "LOFI_DIR": {""},
     "LOFI_NODES": {""},
     "LOFI_NODE": {""},
     "LOFI_MIN_NODES": {""},
 }
+
+
+_SHARED = ("strict", "save", "eval", "on_sigterm")  # must be the same on every rank
 
 
 @dataclass(frozen=True)
@@ -27,13 +28,15 @@ class Settings:
     node_size: int = 0  # ranks in a node; 0: as the launcher or the hosts say
     strict: bool = False  # refuse what would cross nodes unasked
     timeout: float = 1800.0  # seconds that nodes wait for each other
-    save: str = "beside"  # what the launcher does with the script's last checkpoint
+    save: str = "beside"  # what the launcher does with the script's last checkpoints
+    eval: str = "averaged"  # what a script evaluates under the launcher: the average, or its node
+    on_sigterm: str = "exit"  # or "average": what the launcher does when the job is told to end
     log: str = "warn"
 
     def shared(self) -> str:
         """What must be the same on every rank, for comparison at start."""
         values = asdict(self)
-        return " ".join(f"LOFI_{name.upper()}={values[name]}" for name in ("strict", "save"))
+        return " ".join(f"LOFI_{name.upper()}={values[name]}" for name in _SHARED)
 
 
 def _whole(name: str, text: str) -> int:
@@ -72,6 +75,8 @@ _PARSERS = {
     "strict": _flag,
     "timeout": _seconds,
     "save": _choice("beside", "inplace", "off"),
+    "eval": _choice("averaged", "node"),
+    "on_sigterm": _choice("exit", "average"),
     "log": _choice("error", "warn", "info", "debug", "trace"),
 }
 _overrides: dict[str, object] = {}
@@ -81,8 +86,8 @@ def configure(**settings: object) -> None:
     """Set what the variables LOFI_* set, from Python, before the process group is made.
 
     `lofi.configure(node_size=2)` is `LOFI_NODE_SIZE=2`, and takes precedence over it; so do
-    `strict`, `timeout` (seconds), `save` and `log`. Every rank must give the same values.
-    ValueError names a wrong value; TypeError an unknown name.
+    `strict`, `timeout` (seconds), `save`, `eval`, `on_sigterm` and `log`. Every rank must give the
+    same values. ValueError names a wrong value; TypeError an unknown name.
     """
     known = {field.name for field in fields(Settings)}
     checked = {}

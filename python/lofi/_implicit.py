@@ -20,6 +20,12 @@ from lofi._meeting import wait_for
 _TORCH = os.path.dirname(os.path.abspath(dist.__file__))
 _LOFI = os.path.dirname(os.path.abspath(__file__))
 
+# Libraries that do so by nature, and their setting against it.
+_HOW_TO_AVOID = {
+    "accelerate": ". Rank 0 reads the batches for all ranks here (a streamed dataset): "
+    "--accelerator_config '{\"dispatch_batches\": false}' lets each rank read its own"
+}
+
 
 def call_site() -> str:
     """file:line of the innermost Python frame outside of torch.distributed and lofi."""
@@ -44,13 +50,14 @@ class Checker:
     def check(self, collective: str) -> None:
         """Raise unless the other nodes issue the same collective from the same place now."""
         site = call_site()
-        if site not in self.warned:
-            self.warned.add(site)
+        library = next((name for name in _HOW_TO_AVOID if f"/{name}/" in site), "")
+        if (library or site) not in self.warned:
+            self.warned.add(library or site)
             log(
                 "warn",
                 f"{collective} at {site} crosses nodes while they train apart: it runs for real "
                 "and every node waits for it. LOFI_STRICT=1 refuses such calls; "
-                'with lofi.scope("world"): says that it is meant',
+                'with lofi.scope("world"): says that it is meant' + _HOW_TO_AVOID.get(library, ""),
             )
         # Paths may differ between machines; the file's name and the line do not.
         self.compare(f"{collective} at {os.path.basename(site)}")

@@ -21,7 +21,8 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed import distributed_c10d as c10d
 
-from lofi import _checkpoints, _register, _training, _world
+from lofi import _checkpoints, _end, _evaluation, _register, _training, _world
+from lofi._hooks import accelerate, ema, trainer
 from lofi._hooks.patch import wrap
 
 # What a script may name; anything else (mpi, ucc, fake) has no inner backend of ours.
@@ -42,7 +43,11 @@ def take_over() -> None:
     dist.destroy_process_group = c10d.destroy_process_group
     wrap(multiprocessing.process.BaseProcess, "_bootstrap", _run_child)
     _training.keep_models_alive()
+    _evaluation.watch()
     _checkpoints.watch()
+    for module in (accelerate, ema):
+        module.install()
+    trainer.install(functools.partial(_end.finish, fallback=False))
 
 
 def _replaceable(backend: str) -> bool:
@@ -95,10 +100,9 @@ def _finish_at_exit() -> None:
 
 
 def finish() -> None:
-    """Average what trained since the last average, and write it beside the last checkpoint."""
-    is_forked = _world.current().pid != os.getpid()  # a data loader's worker, say
-    if dist.is_initialized() and not is_forked:
-        _checkpoints.finish()
+    """Average what trained since the last average, and write it into the script's last files."""
+    if _world.current().pid == os.getpid():  # not a fork: a data loader's worker, say
+        _end.finish()
 
 
 def _run(run: Callable[[], Any]) -> None:
@@ -117,7 +121,7 @@ def _run(run: Callable[[], Any]) -> None:
                 thread.join()
         finish()
     except BaseException:
-        _checkpoints.say_what_is_on_disk()
+        _end.failed()
         raise
     _failed = False
     if ended_by is not None:

@@ -5,25 +5,51 @@ import os
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
-from lofi import _implicit, _world
+from lofi import _evaluation, _implicit, _swap, _tracked, _world
 from lofi._log import log
 from lofi._native import _C
 from lofi._targets import digests_of, named_tensors
 
 
-def begins(model: torch.nn.Module) -> None:
+def begins(model: torch.nn.Module, synchronised: bool = True) -> None:
     """A wrapped model runs a forward with gradients. Cheap after the first time."""
     world = _world.current()
+    world.steps += synchronised
+    if world.swaps:
+        goes_on()
     if model not in world.trained_models:
         if world.spans_nodes:
             world.trained_models[model] = _first_digests(world, model)
         else:
             world.trained_models[model] = {}
+        _tracked.add(model)
         _keep(model)
     if _C.phase() in ("setup", "done"):
         log("info", f"training begins with {type(model).__name__}: nodes train apart")
         _C.event(_C.EVENT_TRAIN)
+
+
+def goes_on() -> None:
+    """Training goes on after an evaluation: on the node's own weights, and the average is stale."""
+    _evaluation.own_weights_back()
+    _swap.training_goes_on()
+
+
+def equalize_copies(model: torch.nn.Module) -> None:
+    """EMA copies that were made before DDP sent the first rank's weights around may hold others
+    (scripts seed by rank): they, too, start from the first rank's."""
+    world = _world.current()
+    if not _evaluation.is_watching() or not world.spans_nodes:
+        return
+    group = model.process_group
+    copies = _tracked.copies_of(model)
+    if _tracked.count_everywhere(len(copies), group) == 0:
+        return
+    tensors = [t.detach() for copy in copies for _, t in named_tensors(copy)]
+    with torch.no_grad():
+        dist._broadcast_coalesced(group, tensors, _BROADCAST_BUCKET_BYTES, 0)
 
 
 def _first_digests(world: _world.World, model: torch.nn.Module) -> dict[str, bytes]:
@@ -35,6 +61,8 @@ def _first_digests(world: _world.World, model: torch.nn.Module) -> dict[str, byt
             digests[name] = began
     return digests
 
+
+_BROADCAST_BUCKET_BYTES = 250 * 1024 * 1024  # as DDP's constructor
 
 # Under the launcher, models must live until the average at the end, also when the function that
 # made them has returned.
@@ -55,15 +83,10 @@ def _keep(model: torch.nn.Module) -> None:
     _kept.append(model)
 
 
-def what_trained() -> Any:
-    """What the launcher averages at the end: the wrapped models, else the stepped parameters."""
-    world = _world.current()
-    if models := [model for model in _kept or [] if model in world.trained_models]:
-        return models[0] if len(models) == 1 else models
-    if world.stepped_optimizers:
-        groups = [group for opt in world.stepped_optimizers for group in opt.param_groups]
-        return [tensor for group in groups for tensor in group["params"]]
-    return None
+def stepped_parameters() -> list[torch.Tensor]:
+    """Where nothing was wrapped: what the optimizers that trained hold."""
+    groups = [group for opt in _world.current().stepped_optimizers for group in opt.param_groups]
+    return [tensor for group in groups for tensor in group["params"]]
 
 
 def begins_unwrapped() -> None:

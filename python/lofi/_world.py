@@ -36,6 +36,8 @@ class World:
     averages: int = 0  # that have been asked for: numbers their keys in the store
     steps: int = 0  # forwards with gradients of wrapped models whose backward is synchronised
     swaps: dict[Any, Any] = field(default_factory=dict)  # see lofi._swap
+    tracked: dict[int, Any] = field(default_factory=dict)  # see lofi._tracked
+    evaluation: Any = None  # see lofi._evaluation
 
     @property
     def rank(self) -> int:

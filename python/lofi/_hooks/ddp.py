@@ -8,7 +8,7 @@ script's broadcast of a batch; only the functions below tell them apart.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -39,9 +39,12 @@ def install() -> None:
 
 @contextmanager
 def _by_wrapper() -> Iterator[None]:
+    # In an evaluation of the average, too, DDP's broadcasts are the node's own business.
+    within = scope("node") if _C.phase() == "evaluate" else nullcontext()
     former = _C.set_issuer(_C.BY_WRAPPER)
     try:
-        yield
+        with within:
+            yield
     finally:
         _C.set_issuer(former)
 
@@ -73,7 +76,7 @@ def _compiled_call(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
 @not_compiled
 def _begins(model: Any) -> None:
     if torch.is_grad_enabled() and _world.backend_of(model.process_group) is not None:
-        _training.begins(model)
+        _training.begins(model, model.require_backward_grad_sync)
 
 
 def _join_hook_init(original: Any, self: Any, ddp: Any, *args: Any, **kwargs: Any) -> None:
@@ -97,6 +100,7 @@ def _init(original: Any, self: Any, module: Any, *args: Any, **kwargs: Any) -> N
     world.wrapped += 1
     if _C.phase() != "train" or _world.backend_of(group) is None:
         original(self, module, *args, **kwargs)
+        _training.equalize_copies(self)
         return
     tensors = [*module.parameters(), *module.buffers()]
     trained = [tensor for tensor in tensors if world.was_trained(tensor)]
@@ -105,6 +109,7 @@ def _init(original: Any, self: Any, module: Any, *args: Any, **kwargs: Any) -> N
         _training.meet_for_new_tensors(group)
         with scope("world"):
             original(self, module, *args, **kwargs)
+            _training.equalize_copies(self)
         return
     # A trained model, wrapped again: a broadcast over nodes would put the first node's training in
     # place of the others'. Tensors that came new with it still start equal everywhere.

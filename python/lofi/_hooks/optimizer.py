@@ -18,6 +18,8 @@ def install() -> None:
 
 def _before_step(optimizer: Any, args: Any, kwargs: Any) -> None:
     world = _world.current()
+    if world.swaps:
+        _training.goes_on()  # gradients came by a way that lofi does not see
     if world.topology is None or world.wrapped or _C.phase() != "setup":
         return
     world.stepped_optimizers.append(optimizer)

@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: MIT
+"""The end of a run under the launcher: the average, written into the script's last files; and, if
+nodes are missing, each node's own weights, so that nothing is lost."""
+
+import os
+from contextlib import suppress
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from lofi import _average, _checkpoints, _evaluation, _tracked, _training, _world
+from lofi._log import log, say
+from lofi._native import _C
+
+
+def finish(fallback: bool = True) -> None:
+    """Average the models that trained since the last average, and write the result.
+
+    fallback: if no file holds the last weights, the average is written as one of its own.
+    """
+    world = _world.current()
+    if not world.spans_nodes or not dist.is_initialized():
+        return
+    if _C.phase() == "evaluate":
+        _evaluation.end()
+    if _C.phase() != "train":
+        return
+    _training.goes_on()
+    _evaluation.end()
+    targets = _tracked.targets()
+    models = [target.module() for target in targets if not target.is_copy]
+    copies = [target.module() for target in targets if target.is_copy]
+    modules, tensors = models + copies, [] if models else _training.stepped_parameters()
+    if not models and not tensors:
+        log("warn", "nothing that lofi knows of was trained: there is nothing to average")
+        return
+    files = _checkpoints.find(modules, tensors)
+    try:
+        if world.rank % world.topology.node_size == 0:
+            _evaluation.post("end")
+        averages = [_average.finalize_average(target) for target in models or [tensors]]
+        averages += [_average.finalize_average(copy) for copy in _common(copies)]
+    except (RuntimeError, ValueError) as error:  # dist's errors are RuntimeErrors
+        _keep_own_weights(world, modules, error)
+        raise
+    written = [file.write(world.settings.save) for file in files]
+    if world.rank == 0:
+        say(_told(averages))
+    _checkpoints.tell(written)
+    if fallback and not written and modules:
+        _write_alone(world, modules)
+
+
+def _common(copies: list[torch.nn.Module]) -> list[torch.nn.Module]:
+    """The EMA copies that every rank has."""
+    common = _tracked.count_everywhere(len(copies), dist.group.WORLD)
+    if common < len(copies):
+        log(
+            "warn",
+            "not every rank holds the copy (EMA) of the model: it is not averaged, and is that of "
+            f"node {_world.current().node} alone",
+        )
+    return copies[:common]
+
+
+def _told(averages: list[_average.Average]) -> str:
+    first = averages[0]
+    left_out = f"; left out: {first.missing}" if first.missing else ""
+    return (
+        f"averaged nodes {first.nodes}: {sum(a.averaged for a in averages)} of "
+        f"{sum(a.tensors for a in averages)} tensors, {sum(a.bytes_sent for a in averages)} bytes "
+        f"sent by this node, {sum(a.seconds for a in averages):.2f} s{left_out}"
+    )
+
+
+def _write_alone(world: _world.World, modules: list[torch.nn.Module]) -> None:
+    """No file holds the last weights: the average beside the last file, as state dicts."""
+    last = _checkpoints.last()
+    if last is None or world.settings.save == "off":
+        return
+    path = _checkpoints.beside(os.path.splitext(last)[0] + ".pth")
+    states = _states(modules)
+    _checkpoints.save(states["model"] if len(states) == 1 else states, path)
+    what = "a state dict" if len(states) == 1 else f"the state dicts {', '.join(states)}"
+    say(f"the average is in {path} ({what}: {last} does not hold this node's last weights)")
+
+
+def _states(modules: list[torch.nn.Module]) -> dict[str, dict[str, torch.Tensor]]:
+    """State dicts, models first, then EMA copies: "model", "model_1" ..."""
+    names = ["model", *(f"model_{index}" for index in range(1, len(modules)))]
+    return {n: _checkpoints.state_of(module) for n, module in zip(names, modules, strict=True)}
+
+
+def _keep_own_weights(world: _world.World, modules: list[torch.nn.Module], why: Any) -> None:
+    """The average did not come about. Each node's first rank writes what the node has."""
+    if world.rank % world.topology.node_size or not modules:
+        return
+    last = _checkpoints.last()
+    folder = os.path.dirname(last) if last else os.getcwd()
+    path = os.path.join(folder, f"lofi-node{world.node}.pth")
+    marks = {"average": False, "node": world.node, "nodes": world.topology.node_count}
+    try:
+        _checkpoints.save({**_states(modules), "lofi": marks}, path)
+    except OSError as error:
+        log("error", f"node {world.node}'s own weights could not be written to {path}: {error}")
+        return
+    say(f"no average was made ({why}). Node {world.node}'s own weights are in {path}")
+
+
+def failed() -> None:
+    """This process ends badly: say what is on disk, and let the other nodes know."""
+    world = _world.current()
+    if not world.spans_nodes:
+        return
+    if dist.is_initialized():
+        with suppress(dist.DistNetworkError, dist.DistStoreError):
+            _evaluation.post("failed")
+    last = _checkpoints.last()
+    if last and _C.phase() in ("train", "evaluate"):
+        say(f"nothing was averaged: {last} holds the weights of node {world.node} alone")

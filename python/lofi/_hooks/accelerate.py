@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: MIT
+"""Accelerate: its data loaders broadcast the random generators' state at each epoch, to keep the
+ranks of a job alike. While nodes train apart, each does it for itself."""
+
+from typing import Any
+
+from lofi._hooks.patch import when_imported, wrap
+from lofi._native import _C
+
+
+def install() -> None:
+    when_imported(
+        "accelerate.utils.random",
+        lambda module: wrap(module, "synchronize_rng_state", _synchronize),
+    )
+
+
+def _synchronize(original: Any, *args: Any, **kwargs: Any) -> Any:
+    former = _C.set_issuer(_C.BY_WRAPPER)
+    try:
+        return original(*args, **kwargs)
+    finally:
+        _C.set_issuer(former)
