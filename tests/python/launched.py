@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: MIT
+"""Runs small scripts under the launcher, in forks of this process: without the seconds that a fresh
+interpreter takes."""
+
+import argparse
+import atexit
+import os
+import textwrap
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from rank_jobs import captured_stderr, equal, leave_together, mean_of
+from ranks import run_ranks
+from torch.distributed import distributed_c10d as c10d
+
+HEAD = """
+    import argparse, os, sys, time
+    import torch, torch.distributed as dist
+    from torch import nn
+    from torch.nn.parallel import DistributedDataParallel as DDP
+
+    def batch(step):
+        seed = 1000 * int(os.environ["RANK"]) + step
+        return torch.randn(6, 4, generator=torch.Generator().manual_seed(seed))
+
+    def train(model, steps=3, parameters=None):
+        optimizer = torch.optim.SGD(parameters or model.parameters(), lr=0.1)
+        for step in range(steps):
+            optimizer.zero_grad()
+            (model(batch(step)) - 1).square().mean().backward()
+            optimizer.step()
+
+    def note_own(module, name="own"):
+        # Of every rank, for the test: not a file that torch.save is watched for.
+        with open(f"{name}{dist.get_rank()}.test", "wb") as file:
+            torch.save(module.state_dict(), file)
+        # Rank 0 takes the store with it: nobody ends before all have trained.
+        ranks = range(dist.get_world_size())
+        while not all(os.path.exists(f"{name}{rank}.test") for rank in ranks):
+            time.sleep(0.01)
+"""
+WRAPPED = """
+    dist.init_process_group("gloo")
+    model = DDP(nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)))
+    train(model)
+    note_own(model.module)
+    if dist.get_rank() == 0:
+        torch.save(model.module.state_dict(), "checkpoint.pth")
+"""
+
+
+@dataclass
+class Ended:
+    code: Any  # as sys.exit's
+    stderr: str
+    phase: str
+    error: str  # of what runs at exit
+
+
+def launched(folder: str, argv: list[str]) -> Ended:
+    """What `python -m lofi ...` does, up to the end of the interpreter."""
+    atexit._clear()  # pytest's
+    os.chdir(folder)
+    code, phase, error = 0, "", ""
+    with captured_stderr() as stderr:
+        from lofi import _launch, _phases
+
+        try:
+            _launch.main(argv)
+        except SystemExit as ended:
+            code = ended.code
+        except BaseException:
+            traceback.print_exc()
+            code = 1
+        try:
+            atexit._run_exitfuncs()
+        except Exception as failed:
+            error = str(failed)
+        if dist.is_initialized():
+            phase = _phases.phase()
+            _leave()
+    return Ended(code, stderr.text, phase, error)
+
+
+def _leave() -> None:
+    """As a process that is gone: destroying the group now must average nothing."""
+    leave_together(c10d._get_default_store(), dist.get_world_size(), dist.get_rank())
+    try:
+        raise RuntimeError
+    except RuntimeError:
+        dist.destroy_process_group()
+
+
+def launch(
+    folder: Path,
+    *parts: str,
+    argv: list[str] | None = None,
+    nodes: int = 2,
+    node_size: int = 1,
+    timeout: float = 60.0,
+    **env: str,
+) -> list[Ended]:
+    """The script made of parts, on `nodes` nodes of `node_size` ranks."""
+    text = "\n".join(textwrap.dedent(part) for part in (HEAD, *parts))
+    (folder / "script.py").write_text(text)
+    variables = {"LOFI_NODE_SIZE": str(node_size), **env}
+    arguments = (str(folder), argv or ["script.py"])
+    return run_ranks(launched, nodes * node_size, *arguments, env=variables, timeout=timeout)
+
+
+def load(path: Path) -> Any:
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(path, weights_only=True)
+
+
+def mean(folder: Path, name: str = "own") -> Any:
+    own = [load(folder / f"{name}{rank}.test") for rank in (0, 1)]
+    assert not equal(*own)
+    return mean_of(*own)
