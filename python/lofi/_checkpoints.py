@@ -53,9 +53,11 @@ def _note_torch(original: Callable[..., Any], target: Any) -> Any:
     return original(target)
 
 
-def _note_safetensors(original: Callable[..., Any], tensors: Any, path: Any, *args: Any) -> Any:
-    _note(path)
-    return original(tensors, path, *args)
+def _note_safetensors(
+    original: Callable[..., Any], tensors: Any, filename: Any, *args: Any, **kwargs: Any
+) -> Any:
+    _note(filename)
+    return original(tensors, filename, *args, **kwargs)
 
 
 def _note(path: Any) -> None:
@@ -229,7 +231,8 @@ def _load(path: str) -> tuple[Any, dict[str, str] | None]:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True), None
     except Exception as error:
-        log("warn", f"{path} can't be read back safely, and is left alone: {error}".split("\n")[0])
+        told = str(error).split("\n")[0]
+        log("info", f"{path} can't be read back safely, and is left alone: {told}")
         return None, None
 
 
