@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The nodes' average of a target: for good (finalize_average), or for a while (averaged)."""
 
+import functools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -193,12 +194,14 @@ def meet(world: _world.World, what: str, limit: float) -> None:
     if default is not None:
         default.source.checker.announce(what)
     ranks = [str(rank) for rank in range(world.topology.world_size)]
+    nodes = world.topology.node_count
+    stop = functools.partial(_meeting.any_failed, world.store, nodes)
     waits = f"node {world.node} waits at {what} for the other nodes"
     while True:
         world.averages += 1
         store = dist.PrefixStore(f"lofi/average/{world.averages}", world.store)
         is_over = store.check(["verdict"])
-        missing = _meeting.meet(store, str(world.rank), ranks, limit, waits)
+        missing = _meeting.meet(store, str(world.rank), ranks, limit, waits, stop)
         if not missing:
             return
         if not is_over:
@@ -206,8 +209,12 @@ def meet(world: _world.World, what: str, limit: float) -> None:
     if default is not None:
         default.source.checker.withdraw()
     late = sorted({int(rank) // world.topology.node_size for rank in missing})
+    failed = [node for node in late if _meeting.place_of(world.store, node) == "failed"]
+    why = f"node(s) {late} did not come within {limit:g} s (LOFI_TIMEOUT)"
+    if failed:
+        why = f"node(s) {failed} ended with an error, and {late} did not come"
     raise dist.DistBackendError(
-        f"lofi.{what}: node(s) {late} did not come within {limit:g} s (LOFI_TIMEOUT); "
+        f"lofi.{what}: {why}; "
         "this node keeps its own weights. Call it again when they are back, or give it a longer "
         "timeout="
     )

@@ -4,20 +4,21 @@ nodes are missing, each node's own weights, so that nothing is lost."""
 
 import os
 from contextlib import suppress
-from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from lofi import _average, _checkpoints, _evaluation, _tracked, _training, _world
+from lofi import _average, _checkpoints, _evaluation, _meeting, _tracked, _training, _world
 from lofi._log import log, say
 from lofi._native import _C
 
 
-def finish(fallback: bool = True) -> None:
+def finish(fallback: bool = True, told_to_end: bool = False) -> None:
     """Average the models that trained since the last average, and write the result.
 
-    fallback: if no file holds the last weights, the average is written as one of its own.
+    fallback     if no file holds the last weights, the average is written as one of its own.
+    told_to_end  the script had no time to save: own weights are written first, whatever comes
+                 then, and the average in any case.
     """
     world = _world.current()
     if not world.spans_nodes or not dist.is_initialized():
@@ -36,20 +37,24 @@ def finish(fallback: bool = True) -> None:
         log("warn", "nothing that lofi knows of was trained: there is nothing to average")
         return
     files = _checkpoints.find(modules, tensors)
+    insurance = _keep_own_weights(world, modules, "SIGTERM") if told_to_end else None
     try:
         if world.rank % world.topology.node_size == 0:
-            _evaluation.post("end")
+            _meeting.post(world.store, world.node, "end")
         averages = [_average.finalize_average(target) for target in models or [tensors]]
         averages += [_average.finalize_average(copy) for copy in _common(copies)]
     except (RuntimeError, ValueError) as error:  # dist's errors are RuntimeErrors
-        _keep_own_weights(world, modules, error)
+        if not insurance:
+            _keep_own_weights(world, modules, str(error))
         raise
     written = [file.write(world.settings.save) for file in files]
     if world.rank == 0:
         say(_told(averages))
     _checkpoints.tell(written)
     if fallback and not written and modules:
-        _write_alone(world, modules)
+        _write_alone(world, modules, must=told_to_end and world.rank == 0)
+    if insurance:
+        os.unlink(insurance)
 
 
 def _common(copies: list[torch.nn.Module]) -> list[torch.nn.Module]:
@@ -74,16 +79,17 @@ def _told(averages: list[_average.Average]) -> str:
     )
 
 
-def _write_alone(world: _world.World, modules: list[torch.nn.Module]) -> None:
+def _write_alone(world: _world.World, modules: list[torch.nn.Module], must: bool) -> None:
     """No file holds the last weights: the average beside the last file, as state dicts."""
     last = _checkpoints.last()
-    if last is None or world.settings.save == "off":
+    if (last is None and not must) or world.settings.save == "off":
         return
-    path = _checkpoints.beside(os.path.splitext(last)[0] + ".pth")
+    path = _checkpoints.beside(os.path.splitext(last or os.path.abspath("average"))[0] + ".pth")
     states = _states(modules)
     _checkpoints.save(states["model"] if len(states) == 1 else states, path)
     what = "a state dict" if len(states) == 1 else f"the state dicts {', '.join(states)}"
-    say(f"the average is in {path} ({what}: {last} does not hold this node's last weights)")
+    why = f"{last} does not hold this node's last weights" if last else "nothing was saved"
+    say(f"the average is in {path} ({what}: {why})")
 
 
 def _states(modules: list[torch.nn.Module]) -> dict[str, dict[str, torch.Tensor]]:
@@ -92,10 +98,10 @@ def _states(modules: list[torch.nn.Module]) -> dict[str, dict[str, torch.Tensor]
     return {n: _checkpoints.state_of(module) for n, module in zip(names, modules, strict=True)}
 
 
-def _keep_own_weights(world: _world.World, modules: list[torch.nn.Module], why: Any) -> None:
-    """The average did not come about. Each node's first rank writes what the node has."""
+def _keep_own_weights(world: _world.World, modules: list[torch.nn.Module], why: str) -> str | None:
+    """There is no average, or none yet: each node's first rank writes what the node has. Where."""
     if world.rank % world.topology.node_size or not modules:
-        return
+        return None
     last = _checkpoints.last()
     folder = os.path.dirname(last) if last else os.getcwd()
     path = os.path.join(folder, f"lofi-node{world.node}.pth")
@@ -104,8 +110,9 @@ def _keep_own_weights(world: _world.World, modules: list[torch.nn.Module], why: 
         _checkpoints.save({**_states(modules), "lofi": marks}, path)
     except OSError as error:
         log("error", f"node {world.node}'s own weights could not be written to {path}: {error}")
-        return
-    say(f"no average was made ({why}). Node {world.node}'s own weights are in {path}")
+        return None
+    say(f"no average yet ({why}): node {world.node}'s own weights are in {path}")
+    return path
 
 
 def failed() -> None:
@@ -115,7 +122,7 @@ def failed() -> None:
         return
     if dist.is_initialized():
         with suppress(dist.DistNetworkError, dist.DistStoreError):
-            _evaluation.post("failed")
+            _meeting.post(world.store, world.node, "failed")
     last = _checkpoints.last()
     if last and _C.phase() in ("train", "evaluate"):
         say(f"nothing was averaged: {last} holds the weights of node {world.node} alone")

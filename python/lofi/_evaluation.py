@@ -187,7 +187,7 @@ def _missing(world: _world.World, state: Evaluation, target: Target) -> str:
             "have begun (evaluate on all ranks to see the accuracy of the average)"
         )
 
-    post(f"{world.steps}")
+    _meeting.post(world.store, node, f"{world.steps}")
     nodes = [str(k) for k in range(world.topology.node_count)]
     what = f"node {node} waits at an evaluation for the other nodes"
     missing = _meeting.meet(
@@ -196,20 +196,13 @@ def _missing(world: _world.World, state: Evaluation, target: Target) -> str:
     return f"node(s) {', '.join(missing)} do not come to this evaluation" if missing else ""
 
 
-def post(place: str) -> None:
-    """Say where this node is: at the evaluation after so many steps, "end" or "failed"."""
-    world = _world.current()
-    world.store.set(f"lofi/evaluation/at/{world.node}", place)
-
-
 def _is_past(world: _world.World) -> bool:
     """A node is past the evaluation at which this one waits, and will not come."""
     for node in range(world.topology.node_count):
-        key = f"lofi/evaluation/at/{node}"
-        if node != world.node and world.store.check([key]):
-            place = world.store.get(key).decode()
-            if not place.isdigit() or int(place) > world.steps:
-                return True
+        place = _meeting.place_of(world.store, node)
+        is_past = place and (not place.isdigit() or int(place) > world.steps)
+        if node != world.node and is_past:
+            return True
     return False
 
 

@@ -21,9 +21,10 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed import distributed_c10d as c10d
 
-from lofi import _checkpoints, _end, _evaluation, _register, _training, _world
+from lofi import _checkpoints, _end, _evaluation, _register, _sigterm, _training, _world
 from lofi._hooks import accelerate, ema, trainer
 from lofi._hooks.patch import wrap
+from lofi._log import say
 
 # What a script may name; anything else (mpi, ucc, fake) has no inner backend of ours.
 _OURS = {"gloo", "nccl"}
@@ -62,13 +63,15 @@ _POSITION = 3  # of `backend` in _new_process_group_helper
 def _new_process_group(original: Any, *args: Any, **kwargs: Any) -> Any:
     backend = kwargs.get("backend", args[_POSITION] if len(args) > _POSITION else None)
     if backend is None or str(backend) == _REGISTERED or not _replaceable(backend):
-        return original(*args, **kwargs)
+        result = original(*args, **kwargs)
+        _begin()
+        return result
     if "backend" in kwargs:
         kwargs["backend"] = _REGISTERED
     else:
         args = (*args[:_POSITION], _REGISTERED, *args[_POSITION + 1 :])
     result = original(*args, **kwargs)
-    _register_end()
+    _begin()
     group = result[0]
     if group in c10d._world.pg_map:
         _, store = c10d._world.pg_map[group]
@@ -84,6 +87,20 @@ def _destroy(original: Any, group: Any = None) -> Any:
 
 
 _failed = False
+_made = False  # a process group
+
+
+def _begin() -> None:
+    """The first group: say what is on."""
+    global _made
+    if _made or not _world.current().topology:
+        return
+    _made = True
+    _register_end()
+    _say_what_is_on()
+    is_main = threading.current_thread() is threading.main_thread()
+    if _world.current().settings.on_sigterm == "average" and is_main:
+        _sigterm.watch()
 
 
 @functools.cache
@@ -99,10 +116,36 @@ def _finish_at_exit() -> None:
         finish()
 
 
-def finish() -> None:
+def finish(told_to_end: bool = False) -> None:
     """Average what trained since the last average, and write it into the script's last files."""
     if _world.current().pid == os.getpid():  # not a fork: a data loader's worker, say
-        _end.finish()
+        _end.finish(told_to_end=told_to_end)
+
+
+def _say_that_nothing_was_done() -> None:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and os.environ.get("RANK") == "0":
+        print(
+            "lofi: the script made no process group, so that there was nothing to do: under "
+            "torchrun it should call init_process_group, or be told to train on several ranks "
+            "(Trainer on a machine without a GPU: --use_cpu)",
+            file=sys.stderr,
+        )
+
+
+def _say_what_is_on() -> None:
+    """One line at the start."""
+    world = _world.current()
+    if world.topology is None or world.rank != 0:
+        return
+    nodes, size, settings = world.topology.node_count, world.topology.node_size, world.settings
+    if nodes == 1:
+        say(f"1 node of {size} ranks: as without lofi (LOFI_NODE_SIZE sets the ranks of a node)")
+        return
+    evaluation = "the average" if settings.eval == "averaged" else "each node's own weights"
+    say(
+        f"{nodes} nodes x {size} ranks, gloo on CPU, NCCL on CUDA; nothing crosses nodes while "
+        f"training; evaluation: {evaluation}; files: {settings.save}"
+    )
 
 
 def _run(run: Callable[[], Any]) -> None:
@@ -110,8 +153,11 @@ def _run(run: Callable[[], Any]) -> None:
     global _failed
     _failed, ended_by = True, None
     try:
+        told_to_end = False
         try:
             run()
+        except _sigterm.ToldToEnd:
+            told_to_end = True
         except SystemExit as ended:
             if ended.code not in (None, 0):
                 raise
@@ -119,7 +165,9 @@ def _run(run: Callable[[], Any]) -> None:
         for thread in threading.enumerate():  # as the interpreter would, at its end
             if thread is not threading.current_thread() and not thread.daemon:
                 thread.join()
-        finish()
+        finish(told_to_end)
+        if not _made:
+            _say_that_nothing_was_done()
     except BaseException:
         _end.failed()
         raise

@@ -41,6 +41,21 @@ def meet(
     return _missing(store.compare_set("verdict", "", " ".join(late) or _ALL_HERE))
 
 
+def post(store: Any, node: int, place: str) -> None:
+    """Say where a node is: at the evaluation after so many steps, at the "end", or "failed"."""
+    store.set(f"lofi/at/{node}", place)
+
+
+def place_of(store: Any, node: int) -> str:
+    """What was posted last of a node; "" if nothing."""
+    key = f"lofi/at/{node}"
+    return store.get(key).decode() if store.check([key]) else ""
+
+
+def any_failed(store: Any, nodes: int) -> bool:
+    return any(place_of(store, node) == "failed" for node in range(nodes))
+
+
 def _missing(verdict: bytes) -> list[str]:
     text = verdict.decode()
     return [] if text == _ALL_HERE else text.split()

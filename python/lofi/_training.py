@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from lofi import _evaluation, _implicit, _swap, _tracked, _world
+from lofi import _evaluation, _implicit, _sigterm, _swap, _tracked, _world
 from lofi._log import log
 from lofi._native import _C
 from lofi._targets import digests_of, named_tensors
@@ -19,6 +19,8 @@ def begins(model: torch.nn.Module, synchronised: bool = True) -> None:
     world.steps += synchronised
     if world.swaps:
         goes_on()
+    if synchronised and _sigterm.is_watching():
+        _sigterm.before_step()
     if model not in world.trained_models:
         if world.spans_nodes:
             world.trained_models[model] = _first_digests(world, model)
