@@ -11,6 +11,7 @@ file is kept. A file of an earlier step, or one that holds an average already, h
 
 import os
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -38,19 +39,28 @@ class Files:
 
 
 _files = Files()
+_opened = threading.local()  # the path of the file that torch.save writes now
 
 
 def watch() -> None:
     # Not torch.save itself: torch._dynamo, imported later, trips over a second function under
     # its two names.
-    wrap(torch.serialization, "_open_zipfile_writer", _note_torch)
+    wrap(torch.serialization, "_open_zipfile_writer", _note_path)
+    wrap(torch.serialization, "_save", _note_content)
     when_imported("safetensors.torch", lambda m: wrap(m, "serialize_file", _note_safetensors))
 
 
-def _note_torch(original: Callable[..., Any], target: Any) -> Any:
-    if isinstance(target, (str, os.PathLike)):
-        _note(target)
+def _note_path(original: Callable[..., Any], target: Any) -> Any:
+    _opened.path = target if isinstance(target, (str, os.PathLike)) else None
     return original(target)
+
+
+def _note_content(original: Callable[..., Any], content: Any, *args: Any, **kwargs: Any) -> Any:
+    path, _opened.path = getattr(_opened, "path", None), None
+    # Random generators' states, arguments and the like are no weights.
+    if path is not None and any(t.is_floating_point() for _, t in _tensors(content, "")):
+        _note(path)
+    return original(content, *args, **kwargs)
 
 
 def _note_safetensors(

@@ -21,7 +21,7 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed import distributed_c10d as c10d
 
-from lofi import _checkpoints, _end, _evaluation, _register, _sigterm, _training, _world
+from lofi import _checkpoints, _end, _evaluation, _register, _sigterm, _tracked, _world
 from lofi._hooks import accelerate, ema, trainer
 from lofi._hooks.patch import wrap
 from lofi._log import say
@@ -43,7 +43,7 @@ def take_over() -> None:
     wrap(c10d, "destroy_process_group", _destroy)
     dist.destroy_process_group = c10d.destroy_process_group
     wrap(multiprocessing.process.BaseProcess, "_bootstrap", _run_child)
-    _training.keep_models_alive()
+    _tracked.keep_alive()
     _evaluation.watch()
     _checkpoints.watch()
     for module in (accelerate, ema):

@@ -32,9 +32,28 @@ class Target:
 _copies: "weakref.WeakKeyDictionary[torch.nn.Module, Any]" = weakref.WeakKeyDictionary()
 
 
+# Under the launcher, models and copies must live until the average at the end, also when the
+# function that made them has returned.
+_kept: list[torch.nn.Module] | None = None
+
+
+def keep_alive() -> None:
+    global _kept
+    _kept = []
+
+
+def _keep(module: torch.nn.Module) -> None:
+    if _kept is not None:
+        tensors = {id(tensor) for tensor in module.parameters()}
+        # A model that is wrapped again replaces its former wrapper.
+        _kept[:] = [m for m in _kept if not any(id(t) in tensors for t in m.parameters())]
+        _kept.append(module)
+
+
 def add_copy(copy: torch.nn.Module, source: torch.nn.Module) -> None:
     """`copy` follows `source`, which may be wrapped."""
     _copies[copy] = weakref.ref(inner(source))
+    _keep(copy)
     if find(source) is not None:
         _add(copy, "copy")
 
@@ -46,6 +65,7 @@ def copies_of(model: torch.nn.Module) -> list[torch.nn.Module]:
 def add(model: torch.nn.Module) -> None:
     """A wrapped model trains."""
     _add(model, "model")
+    _keep(model)
     for copy in copies_of(model):
         _add(copy, "copy")
 

@@ -27,7 +27,6 @@ def begins(model: torch.nn.Module, synchronised: bool = True) -> None:
         else:
             world.trained_models[model] = {}
         _tracked.add(model)
-        _keep(model)
     if _C.phase() in ("setup", "done"):
         log("info", f"training begins with {type(model).__name__}: nodes train apart")
         _C.event(_C.EVENT_TRAIN)
@@ -65,24 +64,6 @@ def _first_digests(world: _world.World, model: torch.nn.Module) -> dict[str, byt
 
 
 _BROADCAST_BUCKET_BYTES = 250 * 1024 * 1024  # as DDP's constructor
-
-# Under the launcher, models must live until the average at the end, also when the function that
-# made them has returned.
-_kept: list[torch.nn.Module] | None = None
-
-
-def keep_models_alive() -> None:
-    global _kept
-    _kept = []
-
-
-def _keep(model: torch.nn.Module) -> None:
-    if _kept is None:
-        return
-    tensors = {id(tensor) for tensor in model.parameters()}
-    # A model that is wrapped again replaces its former wrapper.
-    _kept[:] = [m for m in _kept if not any(id(t) in tensors for t in m.parameters())]
-    _kept.append(model)
 
 
 def stepped_parameters() -> list[torch.Tensor]:

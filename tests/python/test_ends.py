@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Runs that end badly, or are told to: nobody hangs, nothing is lost, and one says what is where."""
+"""Runs that end badly, or are told to end: nobody hangs, and nothing is lost."""
 
 import time
 

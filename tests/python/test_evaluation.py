@@ -343,6 +343,28 @@ def test_ema_copies_start_equal_are_evaluated_and_averaged(tmp_path, kind):
     assert written["epoch"] == 2
 
 
+def test_a_copy_in_a_function_that_has_returned(tmp_path):
+    run_with_net(
+        tmp_path,
+        """
+    def main():
+        from timm.utils import ModelEma
+        ema = ModelEma(net, decay=0.5)
+        model = DDP(net)
+        train(model)
+        ema.update(model)
+        note_own(ema.ema, "ema")
+        if dist.get_rank() == 0:
+            torch.save(dict(model_ema=ema.ema.state_dict()), "checkpoint.pth")
+    main()
+    """,
+    )
+    written = load(tmp_path / "checkpoint.lofi.pth")["model_ema"]
+    nodes = [load(tmp_path / f"ema{rank}.test") for rank in (0, 2)]
+    for key, value in written.items():
+        assert torch.equal(value, ((nodes[0][key].double() + nodes[1][key].double()) / 2).float())
+
+
 def test_a_copy_on_rank_0_alone(tmp_path):
     """Nobody waits for the ranks that have none; its own node's is what it stays."""
     ended = run_with_net(
