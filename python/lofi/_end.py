@@ -23,12 +23,9 @@ def finish(fallback: bool = True, told_to_end: bool = False) -> None:
     world = _world.current()
     if not world.spans_nodes or not dist.is_initialized():
         return
-    if _C.phase() == "evaluate":
-        _evaluation.end()
+    _evaluation.end()  # own weights again; an average that was taken of them is kept
     if _C.phase() != "train":
         return
-    _training.goes_on()
-    _evaluation.end()
     targets = _tracked.targets()
     models = [target.module() for target in targets if not target.is_copy]
     copies = [target.module() for target in targets if target.is_copy]

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from lofi import _evaluation, _training, _world
+from lofi import _evaluation, _world
 from lofi._hooks.patch import when_imported, wrap
 from lofi._log import log, say
 from lofi._native import _C
@@ -71,7 +71,7 @@ def _callback(base: type, finish: Callable[[], None]) -> type:
             world = _world.current()
             if not world.spans_nodes or not dist.is_initialized():
                 return
-            _training.goes_on()
+            _evaluation.own_weights_back()
             if args.load_best_model_at_end:
                 _share_the_best(model, state.best_model_checkpoint)
             finish()
