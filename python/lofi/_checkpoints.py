@@ -23,7 +23,7 @@ from lofi import _world
 from lofi._hooks.patch import when_imported, wrap
 from lofi._log import log, say
 from lofi._native import _C
-from lofi._targets import digest, named_tensors
+from lofi._targets import collect, digest, named_tensors, plain_name
 
 
 @dataclass
@@ -92,6 +92,9 @@ def last() -> str | None:
     return _files.last
 
 
+State = dict[str, torch.Tensor]  # of one model, by name
+
+
 @dataclass
 class Rewrite:
     """A file, and which of its tensors become which of a model's."""
@@ -99,12 +102,15 @@ class Rewrite:
     path: str
     content: Any
     metadata: dict[str, str] | None  # of safetensors
-    replacements: dict[str, torch.Tensor]  # name in the file -> the model's tensor
+    replacements: dict[str, tuple[int, str]]  # name in the file -> model and name there
 
-    def write(self, how: str) -> str:
-        """Where it was written. The model's tensors now hold the average."""
+    def write(self, how: str, states: list[State]) -> str:
+        """Where it was written. `states` now hold the average."""
         target = self.path if how == "inplace" else beside(self.path)
-        put = {name: tensor.detach().cpu() for name, tensor in self.replacements.items()}
+        put = {
+            path: states[index][name].detach().cpu()
+            for path, (index, name) in self.replacements.items()
+        }
         content = _replaced(self.content, put, "")
         save(content, target, self.metadata, like=self.path)
         return target
@@ -115,21 +121,29 @@ def beside(path: str, mark: str = "lofi") -> str:
     return f"{stem}.{mark}{suffix}"
 
 
-def find(modules: list[torch.nn.Module], tensors: list[torch.Tensor]) -> list[Rewrite]:
-    """The files that hold these modules' weights, or these tensors, as they are now."""
+def state_of(module: torch.nn.Module) -> State:
+    """The whole tensors: the model's own, or, of a sharded one, gathered within the node (by all
+    of its ranks)."""
+    if not any(item.is_shard for item in collect(module)):
+        return {name: tensor.detach() for name, tensor in _all_names(module)}
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+
+    options = StateDictOptions(full_state_dict=True)
+    return {plain_name(k): v for k, v in get_model_state_dict(module, options=options).items()}
+
+
+def find(states: list[State]) -> list[Rewrite]:
+    """The files that hold these tensors as they are now."""
     world = _world.current()
     if world.settings.save == "off":
         return []
     recent = [path for path, steps in _files.steps.items() if steps == world.steps]
     found = []
-    models = [dict(_all_names(module)) for module in modules]
-    if tensors:
-        models.append({f"#{index}": tensor for index, tensor in enumerate(tensors)})
     for path in recent:
         if os.path.isfile(path):
             content, metadata = _load(path)
             in_file = dict(_tensors(content, ""))
-            replacements = _by_name(in_file, models) or _by_value(in_file, models)
+            replacements = _by_name(in_file, states) or _by_value(in_file, states)
             if replacements:
                 found.append(Rewrite(path, content, metadata, replacements))
     return found
@@ -148,43 +162,38 @@ def _all_names(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
             yield name, tensor
 
 
-def _by_name(
-    tensors: dict[str, torch.Tensor], models: list[dict[str, torch.Tensor]]
-) -> dict[str, torch.Tensor]:
+def _by_name(tensors: State, states: list[State]) -> dict[str, tuple[int, str]]:
     """For each group of the file, the model that it holds: if several do, the first."""
     groups: dict[tuple[str, int], dict[str, str]] = {}
     for path in tensors:
-        for index, model in enumerate(models):
+        for index, model in enumerate(states):
             for prefix, name in _endings(path):
                 if name in model and tensors[path].shape == model[name].shape:
                     groups.setdefault((prefix, index), {})[path] = name
                     break
-    replacements: dict[str, torch.Tensor] = {}
+    replacements: dict[str, tuple[int, str]] = {}
     for (_, index), names in groups.items():
-        model = {path: models[index][name] for path, name in names.items()}
-        if not any(path in replacements for path in model) and all(
-            _same(tensors[path], tensor) for path, tensor in model.items()
+        if not any(path in replacements for path in names) and all(
+            _same(tensors[path], states[index][name]) for path, name in names.items()
         ):
-            replacements.update(model)
+            replacements.update({path: (index, name) for path, name in names.items()})
     return replacements
 
 
-def _by_value(
-    tensors: dict[str, torch.Tensor], models: list[dict[str, torch.Tensor]]
-) -> dict[str, torch.Tensor]:
+def _by_value(tensors: State, states: list[State]) -> dict[str, tuple[int, str]]:
     """A file with names of its own (adapters are saved without their adapter's name) that holds
     all of a model, or nothing but parts of one. Equal tensors are taken in their order."""
     in_file: dict[bytes, list[str]] = {}
     for path, tensor in tensors.items():
         in_file.setdefault(digest(tensor), []).append(path)
-    for model in models:
+    for index, model in enumerate(states):
         left = {key: list(paths) for key, paths in in_file.items()}
-        found: dict[str, torch.Tensor] = {}
-        for tensor in model.values():
+        found: dict[str, tuple[int, str]] = {}
+        for name, tensor in model.items():
             paths = left.get(digest(tensor), [])
             fits = [path for path in paths if tensors[path].shape == tensor.shape]
             if fits:
-                found[fits[0]] = tensor
+                found[fits[0]] = (index, name)
                 paths.remove(fits[0])
         if found and len(found) in (len(model), len(tensors)):
             return found
@@ -199,7 +208,6 @@ def _endings(path: str) -> Iterator[tuple[str, str]]:
 
 
 def _same(of_file: torch.Tensor, own: torch.Tensor) -> bool:
-    own = own.detach()
     if own.dtype != of_file.dtype:
         own = own.to(of_file.dtype)
     return digest(own) == digest(of_file)
@@ -244,10 +252,6 @@ def _load(path: str) -> tuple[Any, dict[str, str] | None]:
         told = str(error).split("\n")[0]
         log("info", f"{path} can't be read back safely, and is left alone: {told}")
         return None, None
-
-
-def state_of(module: torch.nn.Module) -> dict[str, torch.Tensor]:
-    return {name: tensor.detach().cpu() for name, tensor in _all_names(module)}
 
 
 def save(

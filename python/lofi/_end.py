@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 
 from lofi import _average, _checkpoints, _evaluation, _meeting, _tracked, _training, _world
+from lofi._checkpoints import State
 from lofi._log import log, say
 from lofi._native import _C
 
@@ -33,8 +34,11 @@ def finish(fallback: bool = True, told_to_end: bool = False) -> None:
     if not models and not tensors:
         log("warn", "nothing that lofi knows of was trained: there is nothing to average")
         return
-    files = _checkpoints.find(modules, tensors)
-    insurance = _keep_own_weights(world, modules, "SIGTERM") if told_to_end else None
+    states = [_checkpoints.state_of(module) for module in modules]
+    if tensors:  # without names: they are recognised by their values
+        states = [{f"#{index}": tensor.detach() for index, tensor in enumerate(tensors)}]
+    files = _checkpoints.find(states)
+    insurance = _keep_own_weights(world, states, "SIGTERM") if told_to_end else None
     try:
         if world.rank % world.topology.node_size == 0:
             _meeting.post(world.store, world.node, "end")
@@ -42,14 +46,16 @@ def finish(fallback: bool = True, told_to_end: bool = False) -> None:
         averages += [_average.finalize_average(copy) for copy in _common(copies)]
     except (RuntimeError, ValueError) as error:  # dist's errors are RuntimeErrors
         if not insurance:
-            _keep_own_weights(world, modules, str(error))
+            _keep_own_weights(world, states, str(error))
         raise
-    written = [file.write(world.settings.save) for file in files]
+    if modules:
+        states = [_checkpoints.state_of(module) for module in modules]
+    written = [file.write(world.settings.save, states) for file in files]
     if world.rank == 0:
         say(_told(averages))
     _checkpoints.tell(written)
     if fallback and not written and modules:
-        _write_alone(world, modules, must=told_to_end and world.rank == 0)
+        _write_alone(world, states, must=told_to_end and world.rank == 0)
     if insurance:
         os.unlink(insurance)
 
@@ -76,35 +82,37 @@ def _told(averages: list[_average.Average]) -> str:
     )
 
 
-def _write_alone(world: _world.World, modules: list[torch.nn.Module], must: bool) -> None:
+def _write_alone(world: _world.World, states: list[State], must: bool) -> None:
     """No file holds the last weights: the average beside the last file, as state dicts."""
     last = _checkpoints.last()
     if (last is None and not must) or world.settings.save == "off":
         return
     path = _checkpoints.beside(os.path.splitext(last or os.path.abspath("average"))[0] + ".pth")
-    states = _states(modules)
-    _checkpoints.save(states["model"] if len(states) == 1 else states, path)
-    what = "a state dict" if len(states) == 1 else f"the state dicts {', '.join(states)}"
+    named = _named(states)
+    _checkpoints.save(named["model"] if len(named) == 1 else named, path)
+    what = "a state dict" if len(named) == 1 else f"the state dicts {', '.join(named)}"
     why = f"{last} does not hold this node's last weights" if last else "nothing was saved"
     say(f"the average is in {path} ({what}: {why})")
 
 
-def _states(modules: list[torch.nn.Module]) -> dict[str, dict[str, torch.Tensor]]:
-    """State dicts, models first, then EMA copies: "model", "model_1" ..."""
-    names = ["model", *(f"model_{index}" for index in range(1, len(modules)))]
-    return {n: _checkpoints.state_of(module) for n, module in zip(names, modules, strict=True)}
+def _named(states: list[State]) -> dict[str, State]:
+    """Models first, then EMA copies: "model", "model_1" ..."""
+    return {
+        f"model_{index}" if index else "model": {name: t.cpu() for name, t in state.items()}
+        for index, state in enumerate(states)
+    }
 
 
-def _keep_own_weights(world: _world.World, modules: list[torch.nn.Module], why: str) -> str | None:
+def _keep_own_weights(world: _world.World, states: list[State], why: str) -> str | None:
     """There is no average, or none yet: each node's first rank writes what the node has. Where."""
-    if world.rank % world.topology.node_size or not modules:
+    if world.rank % world.topology.node_size or not states:
         return None
     last = _checkpoints.last()
     folder = os.path.dirname(last) if last else os.getcwd()
     path = os.path.join(folder, f"lofi-node{world.node}.pth")
     marks = {"average": False, "node": world.node, "nodes": world.topology.node_count}
     try:
-        _checkpoints.save({**_states(modules), "lofi": marks}, path)
+        _checkpoints.save({**_named(states), "lofi": marks}, path)
     except OSError as error:
         log("error", f"node {world.node}'s own weights could not be written to {path}: {error}")
         return None

@@ -346,6 +346,51 @@ def test_ema_copies_start_equal_are_evaluated_and_averaged(tmp_path, kind):
     assert written["epoch"] == 2
 
 
+HSDP = """
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+    dist.init_process_group("gloo")
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+    fully_shard(model, mesh=init_device_mesh("cpu", (2, 2), mesh_dim_names=("nodes", "ranks")))
+
+    def whole():
+        return get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
+
+    def note_whole(name):
+        with open(f"{name}{dist.get_rank()}.test", "wb") as file:
+            torch.save(whole(), file)
+
+    train(model)
+    note_whole("own")
+    state = whole()
+    if dist.get_rank() == 0:
+        torch.save(dict(model=state, epoch=1), "checkpoint.pth")
+    model.eval()
+    with torch.no_grad():
+        model(batch(0))
+    note_whole("seen")
+    model.train()
+    note_whole("back")
+"""
+
+
+def test_a_model_that_is_sharded_in_its_node(tmp_path):
+    run(tmp_path, HSDP)
+    states = {
+        name: [load(tmp_path / f"{name}{rank}.test") for rank in range(4)]
+        for name in ("own", "seen", "back")
+    }
+    own = states["own"]
+    mean = {name: ((own[0][name].double() + own[2][name].double()) / 2).float() for name in own[0]}
+    assert not equal(own[0], own[2]) and equal(own[0], own[1])
+    assert all(equal(state, mean) for state in states["seen"])
+    assert all(equal(back, before) for back, before in zip(states["back"], own, strict=True))
+    written = load(tmp_path / "checkpoint.lofi.pth")
+    assert equal(written["model"], mean) and written["epoch"] == 1
+
+
 def test_a_copy_in_a_function_that_has_returned(tmp_path):
     run_with_net(
         tmp_path,
