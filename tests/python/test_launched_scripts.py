@@ -12,6 +12,25 @@ from launched import WRAPPED, launch, launched, load, mean
 from rank_jobs import equal, job, raised
 from ranks import run_ranks
 
+# ---- how a script begins -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", ['"gloo", ', ""])
+def test_a_group_that_is_bound_to_a_device(tmp_path, backend):
+    script = f"""
+    dist.init_process_group({backend}device_id=torch.device("cpu:0"))
+    model = DDP(nn.Linear(4, 2))
+    train(model)
+    part = dist.split_group(split_ranks=[[0, 1]])
+    value = torch.ones(1)
+    dist.all_reduce(value, group=part)
+    assert dist.get_backend() == "gloo" and value.item() == 2
+    """
+    ended = launch(tmp_path, script)
+    assert [rank.code for rank in ended] == [0, 0], ended
+    assert "averaged nodes [0, 1]" in ended[0].stderr
+
+
 # ---- how a script ends ---------------------------------------------------------------------------
 
 

@@ -237,6 +237,52 @@ def test_node_evaluation_warns_with_the_best_model(tmp_path):
     assert "nodes may choose different" in ended[0].stderr
 
 
+GENERATE = """
+    import json
+    from transformers import GPT2Config, GPT2LMHeadModel
+    seen = {}
+    dist.init_process_group("gloo")
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=20, n_positions=16, n_embd=8, n_layer=1, n_head=1)
+    net = GPT2LMHeadModel(config)
+    model = DDP(net, find_unused_parameters=True)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+
+    def steps():
+        model.train()
+        for step in range(3):
+            generator = torch.Generator().manual_seed(10 * dist.get_rank() + step)
+            ids = torch.randint(0, 20, (2, 8), generator=generator)
+            optimizer.zero_grad()
+            model(input_ids=ids, labels=ids).loss.backward()
+            optimizer.step()
+
+    def save(name):
+        with open(f"{name}{dist.get_rank()}.test", "wb") as file:
+            torch.save(net.state_dict(), file)
+
+    steps()
+    save("own")
+    if WITH:
+        net.eval()
+        net.generate(torch.tensor([[1, 2]]), max_new_tokens=4, do_sample=False, pad_token_id=0)
+        save("seen")
+    steps()
+    save("last")
+"""
+
+
+def test_generate_uses_the_average_and_harms_nothing(tmp_path):
+    for name in ("with", "without"):
+        (tmp_path / name).mkdir()
+        run(tmp_path / name, f"WITH = {name == 'with'}", GENERATE)
+    average = mean(tmp_path / "with", "own")
+    assert all(same(load(tmp_path / "with" / f"seen{rank}.test"), average) for rank in range(4))
+    for rank in range(4):
+        lasts = [load(tmp_path / name / f"last{rank}.test") for name in ("with", "without")]
+        assert equal(*lasts)
+
+
 ACCELERATE = """
     from accelerate import Accelerator
     accelerator = Accelerator(cpu=True)

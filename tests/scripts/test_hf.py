@@ -38,6 +38,7 @@ class Script:
     data: list[str]
     fresh: list[str]
     args: list[str]
+    extra: tuple[str, ...] = ()
 
 
 def _clm(folder: Path, _: Path) -> Script:
@@ -49,7 +50,7 @@ def _clm(folder: Path, _: Path) -> Script:
     model = ["--model_type", "gpt2", "--config_overrides", overrides]
     fresh = [*model, "--tokenizer_name", str(minilm)]
     args = ["--learning_rate", "2e-3", "--save_strategy", "epoch"]
-    return Script("run_clm.py", [*files, *sizes], fresh, args)
+    return Script("run_clm.py", [*files, *sizes], fresh, args, ("--streaming",))
 
 
 def _glue(folder: Path, _: Path) -> Script:
@@ -145,6 +146,20 @@ def test_the_last_evaluation_is_the_average_s(trained, script):
     model = ["--model_name_or_path", str(trained.folder / "out")]
     alone = run("eval", [*model, "--do_eval"], ranks=1)
     assert _evaluation(alone) == pytest.approx(_evaluation(trained), abs=1e-4, rel=0)
+
+
+def test_streaming(script, tmp_path):
+    """Rank 0 reads every batch for all: that is all that crosses, and it is said once."""
+    made, run = script
+    if "--streaming" not in made.extra:
+        pytest.skip(f"{made.name} has no --streaming")
+    args = [*made.fresh, *made.args, *made.extra, "--do_train", "--max_steps", "4"]
+    streamed = run("streamed", args, ranks=RANKS, node_size=NODE_SIZE)
+    launch.check_apart(streamed, crosses=True)
+    _models(launch.interpreter(), "read", streamed.folder / "out", tmp_path / "saved.pt")
+    launch.check_mean(streamed, torch.load(tmp_path / "saved.pt", weights_only=True))
+    assert streamed.log.count("crosses nodes while they train apart") == RANKS
+    assert "dispatch_batches" in streamed.log
 
 
 def test_one_node_trains_as_gloo_alone(script):
