@@ -3,9 +3,11 @@
 
 python hf_models.py make FOLDER CLASSES SIZE   a vision transformer with random weights
 python hf_models.py read FOLDER FILE           a saved model's state dict, by the names in memory
+python hf_models.py parquet TEXT VAL FOLDER    a data set to stream: its columns are known
 """
 
 import sys
+from pathlib import Path
 
 import torch
 import transformers
@@ -34,5 +36,13 @@ def read(folder: str, file: str) -> None:
     torch.save(model.state_dict(), file)
 
 
+def parquet(train: str, val: str, folder: str) -> None:
+    import datasets
+
+    for path, split in ((train, "train"), (val, "validation")):
+        lines = Path(path).read_text().splitlines()
+        datasets.Dataset.from_dict({"text": lines}).to_parquet(f"{folder}/{split}.parquet")
+
+
 if __name__ == "__main__":
-    {"make": make, "read": read}[sys.argv[1]](*sys.argv[2:])
+    {"make": make, "read": read, "parquet": parquet}[sys.argv[1]](*sys.argv[2:])

@@ -10,7 +10,7 @@ import json
 import re
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ TRAIN = [
     *["--do_train", "--do_eval", "--eval_strategy", "epoch", "--logging_steps", "2"],
     *["--num_train_epochs", "2", "--per_device_train_batch_size", "4"],
 ]
+SMALL_BATCH = ["--per_device_train_batch_size", "2"]
 # The ranks' share of all validation data is divisible by it: a mean of batches is one of the data.
 EVAL_BATCH = ["--per_device_eval_batch_size", "2"]
 
@@ -38,10 +39,10 @@ class Script:
     data: list[str]
     fresh: list[str]
     args: list[str]
-    extra: tuple[str, ...] = ()
+    streamed: tuple[str, ...] = ()  # in place of `data`
 
 
-def _clm(folder: Path, _: Path) -> Script:
+def _clm(folder: Path, python: Path) -> Script:
     minilm = launch.needed("LOFI_TEST_MINILM", "tokenizer.json")
     train, val = data.text(folder)
     overrides = "n_embd=32,n_layer=2,n_head=2,n_positions=64"
@@ -50,7 +51,11 @@ def _clm(folder: Path, _: Path) -> Script:
     model = ["--model_type", "gpt2", "--config_overrides", overrides]
     fresh = [*model, "--tokenizer_name", str(minilm)]
     args = ["--learning_rate", "2e-3", "--save_strategy", "epoch"]
-    return Script("run_clm.py", [*files, *sizes], fresh, args, ("--streaming",))
+    stream = folder / "stream"
+    stream.mkdir()
+    _models(python, "parquet", train, val, stream)
+    streamed = ("--dataset_name", str(stream), "--streaming", *sizes)
+    return Script("run_clm.py", [*files, *sizes], fresh, args, streamed)
 
 
 def _glue(folder: Path, _: Path) -> Script:
@@ -100,7 +105,7 @@ def script(request, tmp_path_factory):
         "TOKENIZERS_PARALLELISM": "false",
     }
 
-    def run(name: str, args: list[str], **how: Any) -> launch.Run:
+    def run(name: str, args: list[str], made: Script = made, **how: Any) -> launch.Run:
         try:
             return launch.launch(
                 folder / name,
@@ -151,10 +156,11 @@ def test_the_last_evaluation_is_the_average_s(trained, script):
 def test_streaming(script, tmp_path):
     """Rank 0 reads every batch for all: that is all that crosses, and it is said once."""
     made, run = script
-    if "--streaming" not in made.extra:
+    if not made.streamed:
         pytest.skip(f"{made.name} has no --streaming")
-    args = [*made.fresh, *made.args, *made.extra, "--do_train", "--max_steps", "4"]
-    streamed = run("streamed", args, ranks=RANKS, node_size=NODE_SIZE)
+    made = replace(made, data=list(made.streamed))
+    args = [*made.fresh, *made.args, "--do_train", "--max_steps", "4", *SMALL_BATCH]
+    streamed = run("streamed", args, made=made, ranks=RANKS, node_size=NODE_SIZE)
     launch.check_apart(streamed, crosses=True)
     _models(launch.interpreter(), "read", streamed.folder / "out", tmp_path / "saved.pt")
     launch.check_mean(streamed, torch.load(tmp_path / "saved.pt", weights_only=True))
