@@ -22,7 +22,7 @@ from lofi._targets import Item, digest, on_host, unwrap
 class Swap:
     def __init__(self, target: Any, items: list[Item], result: Result, weight: float, keep: str):
         self.result, self.weight, self.is_in = result, weight, False
-        self.key = _key(target)
+        self.key, self.target = _key(target), target  # held, so that no other gets its identity
         self.module = unwrap(target) if isinstance(target, torch.nn.Module) else None
         self.items = items
         # By identity of memory: the items of the exchange are other objects for the same tensors.
@@ -60,7 +60,7 @@ class Swap:
             if not (was_touched and (change.item.is_parameter or loaded))
         ]
         self._exchange(back)
-        if loaded:
+        if loaded or self.module is None:  # only a module is recognised when it comes again
             _forget(self)
         self._own = [digest(item.tensor) for item in self.items]
 

@@ -206,6 +206,25 @@ def test_a_load_within_the_block_stands():
         assert equal(after, own)
 
 
+def _other_targets():
+    import lofi
+
+    model, optimizer = setup()
+    train(model, optimizer, 2)
+    own, right = values(model), []
+    average = {name: mean(of_nodes(model), name) for name in own}
+    for _ in range(3):  # new objects each time, at addresses that may be the same
+        for target in (model.state_dict(), list(model.parameters())):
+            with lofi.averaged(target):
+                right.append(equal(values(model), average) or len(target) != len(own))
+            right.append(equal(values(model), own))
+    return all(right), len(lofi._world.current().swaps)
+
+
+def test_state_dicts_and_lists():
+    assert run_ranks(_other_targets, 4, env=NODES) == [(True, 0)] * 4
+
+
 def _in_inference_mode():
     import lofi
 
