@@ -141,6 +141,7 @@ def _taken(
             _C.average_members([(True, -1, float(weight))], 1)  # refuses a bad weight
         else:
             meet(world, what, limit)
+        is_within = _C.phase() == "evaluate"  # of another target
         _C.event(_C.EVENT_AVERAGE)
         try:
             if not world.spans_nodes:
@@ -155,7 +156,7 @@ def _taken(
                 _swap.forget(target)  # before the memory for another one is taken
                 yield run.average(), None, items
         except BaseException:
-            _C.event(_C.EVENT_EVALUATE if _swap.any_in() else _C.EVENT_AVERAGE_BACK)
+            _C.event(_C.EVENT_EVALUATE if is_within else _C.EVENT_AVERAGE_BACK)
             raise
 
 
@@ -209,7 +210,8 @@ def meet(world: _world.World, what: str, limit: float) -> None:
     if default is not None:
         default.source.checker.withdraw()
     late = sorted({int(rank) // world.topology.node_size for rank in missing})
-    failed = [node for node in late if _meeting.place_of(world.store, node) == "failed"]
+    others = [node for node in late if node != world.node]
+    failed = [node for node in others if _meeting.place_of(world.store, node) == "failed"]
     why = f"node(s) {late} did not come within {limit:g} s (LOFI_TIMEOUT)"
     if failed:
         why = f"node(s) {failed} ended with an error, and {late} did not come"

@@ -23,7 +23,7 @@ from lofi import _world
 from lofi._hooks.patch import when_imported, wrap
 from lofi._log import log, say
 from lofi._native import _C
-from lofi._targets import collect, digest, named_tensors, plain_name
+from lofi._targets import collect, digest, plain_name, unwrap
 
 
 @dataclass
@@ -31,6 +31,7 @@ class Files:
     """What this rank's script has written: the step count at that time, by path."""
 
     steps: dict[str, int] = field(default_factory=dict)
+    unreadable: set[str] = field(default_factory=set)
     told: bool = False
 
     @property
@@ -39,6 +40,7 @@ class Files:
 
 
 _files = Files()
+_is_saving = False
 _opened = threading.local()  # the path of the file that torch.save writes now
 
 
@@ -51,7 +53,9 @@ def watch() -> None:
 
 
 def _note_path(original: Callable[..., Any], target: Any) -> Any:
-    _opened.path = target if isinstance(target, (str, os.PathLike)) else None
+    # Also a file that the script has opened itself.
+    path = target if isinstance(target, (str, os.PathLike)) else getattr(target, "name", None)
+    _opened.path = path if isinstance(path, (str, os.PathLike)) else None
     return original(target)
 
 
@@ -74,6 +78,8 @@ def _note(path: Any) -> None:
     world = _world.current()
     if not world.spans_nodes or world.pid != os.getpid():
         return
+    if _is_saving:  # lofi's own files are none of the script's
+        return
     path = os.path.abspath(os.fspath(path))
     _files.steps.pop(path, None)  # the last one written comes last
     _files.steps[path] = world.steps
@@ -93,6 +99,13 @@ def last() -> str | None:
 
 
 State = dict[str, torch.Tensor]  # of one model, by name
+
+
+def why_not(path: str) -> str:
+    """Why the average was not written into a file."""
+    if path in _files.unreadable:
+        return f"{path} can't be read back safely, as torch.load(weights_only=True)"
+    return f"{path} does not hold this node's last weights"
 
 
 @dataclass
@@ -143,7 +156,7 @@ def find(states: list[State]) -> list[Rewrite]:
         if os.path.isfile(path):
             content, metadata = _load(path)
             in_file = dict(_tensors(content, ""))
-            replacements = _by_name(in_file, states) or _by_value(in_file, states)
+            replacements = _matches(in_file, states)
             if replacements:
                 found.append(Rewrite(path, content, metadata, replacements))
     return found
@@ -151,15 +164,22 @@ def find(states: list[State]) -> list[Rewrite]:
 
 def _all_names(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     """Tied tensors by each of their names, as a state dict has them."""
-    plain = dict(named_tensors(module))
-    yield from plain.items()
-    bare = getattr(module, "module", module)
-    for name, tensor in bare.named_parameters(remove_duplicate=False):
-        if name not in plain:
-            yield name, tensor
-    for name, tensor in bare.named_buffers(remove_duplicate=False):
-        if name not in plain:
-            yield name, tensor
+    for name, value in unwrap(module).state_dict(keep_vars=True).items():
+        if isinstance(value, torch.Tensor):
+            yield plain_name(name), value
+
+
+def holds(path: str, states: list[State]) -> bool:
+    """Whether a file holds these tensors."""
+    if not os.path.isfile(path):
+        return False
+    return bool(_matches(dict(_tensors(_load(path)[0], "")), states))
+
+
+def _matches(tensors: State, states: list[State]) -> dict[str, tuple[int, str]]:
+    # Some libraries give a part of the tensors other names in the file: whichever finds more.
+    by_name, by_value = _by_name(tensors, states), _by_value(tensors, states)
+    return by_value if len(by_value) > len(by_name) else by_name
 
 
 def _by_name(tensors: State, states: list[State]) -> dict[str, tuple[int, str]]:
@@ -172,7 +192,13 @@ def _by_name(tensors: State, states: list[State]) -> dict[str, tuple[int, str]]:
                     groups.setdefault((prefix, index), {})[path] = name
                     break
     replacements: dict[str, tuple[int, str]] = {}
-    for (_, index), names in groups.items():
+    for (prefix, index), names in groups.items():
+        dot = f"{prefix}." if prefix else ""
+        is_whole = len(set(names.values())) == len(states[index])
+        others = [path for path in tensors if path.startswith(dot) and path not in names]
+        # Half of a model by names is not a part of it, but a whole one under other names.
+        if not is_whole and any(tensors[path].is_floating_point() for path in others):
+            continue
         if not any(path in replacements for path in names) and all(
             _same(tensors[path], states[index][name]) for path, name in names.items()
         ):
@@ -195,7 +221,9 @@ def _by_value(tensors: State, states: list[State]) -> dict[str, tuple[int, str]]
             if fits:
                 found[fits[0]] = (index, name)
                 paths.remove(fits[0])
-        if found and len(found) in (len(model), len(tensors)):
+        # Constants, a frozen layer's ones, say, are like those of anything.
+        telling = any(tensors[path].min() != tensors[path].max() for path in found)
+        if telling and len(found) in (len(model), len(tensors)):
             return found
     return {}
 
@@ -249,6 +277,7 @@ def _load(path: str) -> tuple[Any, dict[str, str] | None]:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True), None
     except Exception as error:
+        _files.unreadable.add(path)
         told = str(error).split("\n")[0]
         log("info", f"{path} can't be read back safely, and is left alone: {told}")
         return None, None
@@ -261,7 +290,8 @@ def save(
     folder = os.path.dirname(path)
     handle, temporary = tempfile.mkstemp(dir=folder, prefix=os.path.basename(path) + ".")
     os.close(handle)
-    noted = dict(_files.steps)
+    global _is_saving
+    _is_saving = True
     try:
         if path.endswith(".safetensors"):
             from safetensors.torch import save_file
@@ -277,7 +307,7 @@ def save(
         os.unlink(temporary)
         raise
     finally:
-        _files.steps = noted  # lofi's own files are none of the script's
+        _is_saving = False
 
 
 def tell(paths: list[str]) -> None:

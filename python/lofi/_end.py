@@ -85,13 +85,23 @@ def _told(averages: list[_average.Average]) -> str:
 def _write_alone(world: _world.World, states: list[State], must: bool) -> None:
     """No file holds the last weights: the average beside the last file, as state dicts."""
     last = _checkpoints.last()
-    if (last is None and not must) or world.settings.save == "off":
+    if world.settings.save == "off":
         return
-    path = _checkpoints.beside(os.path.splitext(last or os.path.abspath("average"))[0] + ".pth")
+    if last is None and not must:
+        if world.rank == 0:
+            say("the script saved no weights (torch.save, safetensors): the average is on no disk")
+        return
+    if last is not None and _checkpoints.holds(last, states):
+        say(f"the average is in {last} already: it was saved at an evaluation of it")
+        return
+    stem = os.path.splitext(last or "average")[0]
+    if not os.path.isdir(os.path.dirname(os.path.abspath(stem))):  # a temporary one that is gone
+        stem = os.path.basename(stem)
+    path = _checkpoints.beside(os.path.abspath(stem) + ".pth")
     named = _named(states)
     _checkpoints.save(named["model"] if len(named) == 1 else named, path)
     what = "a state dict" if len(named) == 1 else f"the state dicts {', '.join(named)}"
-    why = f"{last} does not hold this node's last weights" if last else "nothing was saved"
+    why = _checkpoints.why_not(last) if last else "nothing was saved"
     say(f"the average is in {path} ({what}: {why})")
 
 
@@ -109,6 +119,8 @@ def _keep_own_weights(world: _world.World, states: list[State], why: str) -> str
         return None
     last = _checkpoints.last()
     folder = os.path.dirname(last) if last else os.getcwd()
+    if not os.path.isdir(folder):  # a temporary one that is gone
+        folder = os.getcwd()
     path = os.path.join(folder, f"lofi-node{world.node}.pth")
     marks = {"average": False, "node": world.node, "nodes": world.topology.node_count}
     try:
@@ -127,7 +139,7 @@ def failed() -> None:
         return
     if dist.is_initialized():
         with suppress(dist.DistNetworkError, dist.DistStoreError):
-            _meeting.post(world.store, world.node, "failed")
+            _meeting.post_failure(world.store, world.node)
     last = _checkpoints.last()
     if last and _C.phase() in ("train", "evaluate"):
         say(f"nothing was averaged: {last} holds the weights of node {world.node} alone")

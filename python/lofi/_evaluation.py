@@ -7,7 +7,8 @@ Without, the ranks of the node and then the nodes agree through the store, befor
 whether everyone is here for this model at this step; if not, the node's own weights are evaluated.
 
 Own weights come back before training goes on: at train(), at the next forward with gradients of a
-wrapped model, at an optimizer's step.
+wrapped model, at an optimizer's step. Collectives are real until one of the last two: ranks come to
+train() at different times, and metrics may be reduced after it.
 """
 
 from collections import Counter
@@ -44,6 +45,8 @@ class Evaluation:
     swaps: list[_swap.Swap] = field(default_factory=list)  # that are in of lofi's own accord
     attempts: Counter[str] = field(default_factory=Counter)  # by model and step
     warned: set[str] = field(default_factory=set)
+    taken_care_of: set[str] = field(default_factory=set)  # models in a block of `of`
+    is_on: bool = False  # collectives are real, since an average was put in
     came_alone: bool = False
     is_broken: bool = False  # an exchange failed: no other is tried
     last_step: int = 0
@@ -85,14 +88,17 @@ def _mode_set(module: torch.nn.Module, mode: bool) -> None:
         return
     if mode:
         _disarm(target)
-        own_weights_back()
+        _weights_back()  # collectives stay real: other ranks may not be here yet
     elif _may_be_due(target):
         _arm(target)
 
 
 def _may_be_due(target: Target) -> bool:
     world = _world.current()
-    if world.settings.eval != "averaged" or not world.spans_nodes or _state().is_broken:
+    state = _state()
+    if world.settings.eval != "averaged" or not world.spans_nodes or state.is_broken:
+        return False
+    if target.name in state.taken_care_of:
         return False
     return _C.phase() in ("train", "evaluate") and _swap.find_in(target.module()) is None
 
@@ -129,12 +135,14 @@ def of(model: torch.nn.Module) -> Iterator[None]:
     if target is None or not _may_be_due(target):
         yield
         return
+    state = _state()
     _disarm(target)
     came = come_together(target)
+    state.taken_care_of.add(target.name)
     try:
         yield
     finally:
-        _disarm(target)
+        state.taken_care_of.discard(target.name)
         if came:
             own_weights_back()
 
@@ -151,6 +159,7 @@ def come_together(target: Target) -> bool:
         return False
     try:
         state.swaps.append(_average.put_in(target.module()))
+        state.is_on = True
     except (RuntimeError, ValueError) as error:  # dist's errors are RuntimeErrors
         state.is_broken = True
         _own_weights(state, f"an average failed ({error})")
@@ -219,11 +228,20 @@ def _warn_if_frequent(world: _world.World, state: Evaluation) -> None:
         )
 
 
-def own_weights_back() -> None:
-    """Training goes on, or ends: whatever lofi put in by itself comes out."""
+def _weights_back() -> None:
     state = _state()
     while state.swaps:
-        _average.put_back(_world.current(), state.swaps.pop())
+        state.swaps.pop().put_back()
+
+
+def own_weights_back() -> None:
+    """Training goes on, or ends: whatever lofi put in by itself comes out, and nodes are apart
+    again. Called where all ranks of a node come together: not at train() alone."""
+    _weights_back()
+    state = _state()
+    if state.is_on and not _swap.any_in():
+        _C.event(_C.EVENT_AVERAGE_BACK)
+        state.is_on = False
 
 
 def end() -> None:

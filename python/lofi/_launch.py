@@ -81,8 +81,12 @@ def _new_process_group(original: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _destroy(original: Any, group: Any = None) -> Any:
     # In a `finally` an exception is being handled: a model in an unknown state is not averaged.
-    if group in (None, dist.group.WORLD) and sys.exc_info()[0] is None:
-        finish()
+    if group in (None, dist.group.WORLD):
+        error = sys.exc_info()[1]
+        if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
+            finish()
+        else:
+            _end.failed()
     return original(group)
 
 
@@ -116,10 +120,10 @@ def _finish_at_exit() -> None:
         finish()
 
 
-def finish(told_to_end: bool = False) -> None:
+def finish() -> None:
     """Average what trained since the last average, and write it into the script's last files."""
     if _world.current().pid == os.getpid():  # not a fork: a data loader's worker, say
-        _end.finish(told_to_end=told_to_end)
+        _end.finish(told_to_end=_sigterm.stopped)
 
 
 def _say_that_nothing_was_done() -> None:
@@ -153,11 +157,8 @@ def _run(run: Callable[[], Any]) -> None:
     global _failed
     _failed, ended_by = True, None
     try:
-        told_to_end = False
         try:
             run()
-        except _sigterm.ToldToEnd:
-            told_to_end = True
         except SystemExit as ended:
             if ended.code not in (None, 0):
                 raise
@@ -165,7 +166,7 @@ def _run(run: Callable[[], Any]) -> None:
         for thread in threading.enumerate():  # as the interpreter would, at its end
             if thread is not threading.current_thread() and not thread.daemon:
                 thread.join()
-        finish(told_to_end)
+        finish()
         if not _made:
             _say_that_nothing_was_done()
     except BaseException:
@@ -181,7 +182,9 @@ def _run_child(original: Callable[..., int], self: Any, *args: Any, **kwargs: An
     global _failed
     code = original(self, *args, **kwargs)
     _failed = code != 0
-    if not _failed:
+    if _failed:
+        _end.failed()
+    else:
         finish()
     return code
 

@@ -3,15 +3,11 @@
 
 import time
 from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
-
-import torch.distributed as dist
 
 from lofi._log import log
 
-_POLL = timedelta(seconds=5)
-_POLL_IF_STOPPABLE = timedelta(seconds=0.5)
+_LONGEST_NAP = 0.5  # seconds between two looks at the store
 _QUIET_SECONDS = 30.0  # after which a waiting rank says whom it waits for
 _ALL_HERE = "all here"
 
@@ -42,12 +38,18 @@ def meet(
 
 
 def post(store: Any, node: int, place: str) -> None:
-    """Say where a node is: at the evaluation after so many steps, at the "end", or "failed"."""
+    """Say where a node is: after so many steps, or at the "end"."""
     store.set(f"lofi/at/{node}", place)
 
 
+def post_failure(store: Any, node: int) -> None:
+    store.set(f"lofi/failed/{node}", "")
+
+
 def place_of(store: Any, node: int) -> str:
-    """What was posted last of a node; "" if nothing."""
+    """What was posted last of a node; "failed" for good; "" if nothing."""
+    if store.check([f"lofi/failed/{node}"]):
+        return "failed"
     key = f"lofi/at/{node}"
     return store.get(key).decode() if store.check([key]) else ""
 
@@ -72,15 +74,13 @@ def wait_for(
     Says whom it waits for now and then."""
     begin = time.monotonic()
     told = begin
-    poll = _POLL_IF_STOPPABLE if stop else _POLL
-    while True:
-        left = seconds - (time.monotonic() - begin)
-        try:
-            store.wait(keys, min(poll, timedelta(seconds=max(left, 0.001))))
-            return True
-        except dist.DistStoreError:
-            if left <= 0 or (stop is not None and stop()):
-                return False
+    while not store.check(keys):
+        waited = time.monotonic() - begin
+        if waited >= seconds or (stop is not None and stop()):
+            return False
         if time.monotonic() - told > _QUIET_SECONDS:
             told = time.monotonic()
-            log("warn", f"{what} ({told - begin:.0f} s of {seconds:g})")
+            log("warn", f"{what} ({waited:.0f} s of {seconds:g})")
+        # Not store.wait: each of its time-outs is a warning of c10d's on stderr.
+        time.sleep(min(_LONGEST_NAP, 0.001 + waited / 10))
+    return True

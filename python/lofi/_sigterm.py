@@ -2,9 +2,9 @@
 """LOFI_ON_SIGTERM=average: a job that is told to end (Slurm, a spot instance) averages first.
 
 The signal comes to the ranks of a node at different moments, and a rank that left a step in which
-others wait would hang them. So the first rank that has it says in the store before which forward
-the node stops: the next one. No other rank can get there before it has this one's gradients of the
-present one, and with them the word.
+others wait would hang them. So the first rank that has it says in the store before which optimizer
+step the node stops: one step of each optimizer from now. Before that the ranks synchronise
+gradients at least once, so that no other rank can get there without the word.
 """
 
 import signal
@@ -15,10 +15,11 @@ from lofi._log import say
 
 
 class ToldToEnd(SystemExit):
-    """Raised in the script where its next step would have begun."""
+    """Raised in the script where its next optimizer step would have been."""
 
 
 _told = False
+stopped = False  # ToldToEnd was raised: the script had no time to save
 
 
 def watch() -> None:
@@ -35,14 +36,17 @@ def is_watching() -> bool:
     return signal.getsignal(signal.SIGTERM) is _note
 
 
-def before_step() -> None:
-    """A synchronised forward with gradients is about to run. Raises ToldToEnd on every rank of the
-    node before the same one."""
+def before_update() -> None:
+    """An optimizer is about to step. Raises ToldToEnd on every rank of the node before the same
+    one; its gradients are not applied."""
+    global stopped
     world = _world.current()
     key = f"lofi/stop/{world.node}"
     if _told and not world.store.check([key]):
-        world.store.compare_set(key, "", str(world.steps + 1))
-    if world.store.check([key]) and world.steps >= int(world.store.get(key)):
+        world.store.compare_set(key, "", str(world.updates + len(world.optimizers)))
+    if world.store.check([key]) and world.updates >= int(world.store.get(key)):
         if world.rank % world.topology.node_size == 0:
-            say(f"SIGTERM: node {world.node} stops after {world.steps - 1} steps, to average")
+            updates = world.updates - 1
+            say(f"SIGTERM: node {world.node} stops after {updates} optimizer steps, to average")
+        stopped = True
         raise ToldToEnd(0)

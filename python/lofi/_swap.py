@@ -16,7 +16,7 @@ import torch
 
 from lofi import _sharded, _world
 from lofi._exchange import Change, Result, flat, write
-from lofi._targets import Item, digest, on_host, unwrap
+from lofi._targets import Item, collect, digest, on_host, unwrap
 
 
 class Swap:
@@ -59,10 +59,31 @@ class Swap:
             for change, was_touched in zip(self.changes, touched, strict=True)
             if not (was_touched and (change.item.is_parameter or loaded))
         ]
+        moved = self._find_moved()
         self._exchange(back)
+        for old, new in moved:
+            with torch.inference_mode(False), torch.no_grad():
+                new.data.copy_(old)
+        if moved:
+            _forget(self)
         if loaded or self.module is None:  # only a module is recognised when it comes again
             _forget(self)
         self._own = [digest(item.tensor) for item in self.items]
+
+    def _find_moved(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """Where the script has put the model's values elsewhere meanwhile (another device or
+        dtype): the tensors that hold its own weights afterwards, and those that must."""
+        if self.module is None:
+            return []
+        now = {item.name: item.tensor for item in collect(self.module)}
+        moved = []
+        for change in self.changes:
+            old, new = change.item.tensor, now.get(change.item.name)
+            if new is None or new.shape != old.shape or _place(new) == _place(old):
+                continue
+            if torch.equal(new, old.to(new.device, new.dtype)):  # else it was loaded
+                moved.append((old, new))
+        return moved
 
     def is_ready(self) -> bool:
         """The weights are those that this is the average of."""
@@ -73,11 +94,22 @@ class Swap:
         if self.module is not None:
             _sharded.reshard(self.module)
         with torch.inference_mode(False), torch.no_grad():
-            for change in changes:
-                held = flat(change.item.tensor.contiguous()).clone()
-                write(change.item.tensor.data, change.values)
-                change.values.copy_(held)
+            done = 0
+            try:
+                for change in changes:
+                    _change_places(change)
+                    done += 1
+            except BaseException:  # out of memory, say: never a mixture of two models
+                for change in changes[:done]:
+                    _change_places(change)
+                raise
         torch.clear_autocast_cache()  # it may hold the weights in a lower precision
+
+
+def _change_places(change: Change) -> None:
+    held = flat(change.item.tensor.contiguous()).clone()
+    write(change.item.tensor.data, change.values)
+    change.values.copy_(held)
 
 
 def _place(tensor: torch.Tensor) -> tuple[Any, ...]:

@@ -44,9 +44,8 @@ def keep_alive() -> None:
 
 def _keep(module: torch.nn.Module) -> None:
     if _kept is not None:
-        tensors = {id(tensor) for tensor in module.parameters()}
         # A model that is wrapped again replaces its former wrapper.
-        _kept[:] = [m for m in _kept if not any(id(t) in tensors for t in m.parameters())]
+        _kept[:] = [other for other in _kept if inner(other) is not inner(module)]
         _kept.append(module)
 
 

@@ -2,12 +2,13 @@
 """The moment at which nodes begin to train apart, and what is remembered of it."""
 
 import os
+import time
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from lofi import _evaluation, _implicit, _sigterm, _swap, _tracked, _world
+from lofi import _evaluation, _implicit, _meeting, _swap, _tracked, _world
 from lofi._log import log
 from lofi._native import _C
 from lofi._targets import digests_of, named_tensors
@@ -19,8 +20,8 @@ def begins(model: torch.nn.Module, synchronised: bool = True) -> None:
     world.steps += synchronised
     if world.swaps:
         goes_on()
-    if synchronised and _sigterm.is_watching():
-        _sigterm.before_step()
+    if _evaluation.is_watching() and world.spans_nodes:
+        _post(world)
     if model not in world.trained_models:
         if world.spans_nodes:
             world.trained_models[model] = _first_digests(world, model)
@@ -30,6 +31,14 @@ def begins(model: torch.nn.Module, synchronised: bool = True) -> None:
     if _C.phase() in ("setup", "done"):
         log("info", f"training begins with {type(model).__name__}: nodes train apart")
         _C.event(_C.EVENT_TRAIN)
+
+
+def _post(world: _world.World) -> None:
+    """Let a node that waits at an evaluation see that this one is past it."""
+    now = time.monotonic()
+    if now - world.posted > _SECONDS_BETWEEN_POSTS and world.rank % world.topology.node_size == 0:
+        world.posted = now
+        _meeting.post(world.store, world.node, str(world.steps))
 
 
 def goes_on() -> None:
@@ -46,9 +55,10 @@ def equalize_copies(model: torch.nn.Module) -> None:
         return
     group = model.process_group
     copies = _tracked.copies_of(model)
-    if _tracked.count_everywhere(len(copies), group) == 0:
+    common = _tracked.count_everywhere(len(copies), group)
+    if common == 0:
         return
-    tensors = [t.detach() for copy in copies for _, t in named_tensors(copy)]
+    tensors = [t.detach() for copy in copies[:common] for _, t in named_tensors(copy)]
     with torch.no_grad():
         dist._broadcast_coalesced(group, tensors, _BROADCAST_BUCKET_BYTES, 0)
 
@@ -63,6 +73,7 @@ def _first_digests(world: _world.World, model: torch.nn.Module) -> dict[str, byt
     return digests
 
 
+_SECONDS_BETWEEN_POSTS = 1.0
 _BROADCAST_BUCKET_BYTES = 250 * 1024 * 1024  # as DDP's constructor
 
 

@@ -35,6 +35,9 @@ class World:
     stepped_optimizers: list[Any] = field(default_factory=list)
     averages: int = 0  # that have been asked for: numbers their keys in the store
     steps: int = 0  # forwards with gradients of wrapped models whose backward is synchronised
+    updates: int = 0  # steps of optimizers
+    optimizers: "weakref.WeakSet[Any]" = field(default_factory=weakref.WeakSet)  # that made them
+    posted: float = 0.0  # when this rank last said in the store where its node is
     swaps: dict[Any, Any] = field(default_factory=dict)  # see lofi._swap
     tracked: dict[int, Any] = field(default_factory=dict)  # see lofi._tracked
     evaluation: Any = None  # see lofi._evaluation
@@ -64,12 +67,17 @@ class World:
 
 
 world = World()
+_begun = 0  # default groups, in this process
 
 
 def begin(topology: Any, settings: Settings, store: Any) -> None:
     """A new default group: forget the last job of this process."""
     global world
-    world = World(topology=topology, settings=settings, store=store)
+    global _begun
+    _begun += 1
+    # A store outlives a process group: the next one must not find the words of this.
+    own_store = dist.PrefixStore(f"lofi/{_begun}", store)
+    world = World(topology=topology, settings=settings, store=own_store)
     _C.reset_session()
     _C.set_log_level(settings.log)
 

@@ -18,7 +18,7 @@ from ranks import run_ranks
 from torch.distributed import distributed_c10d as c10d
 
 HEAD = """
-    import argparse, os, sys, time
+    import argparse, io, os, sys, time
     import torch, torch.distributed as dist
     from torch import nn
     from torch.nn.parallel import DistributedDataParallel as DDP
@@ -34,10 +34,15 @@ HEAD = """
             (model(batch(step)) - 1).square().mean().backward()
             optimizer.step()
 
+    def dump(value):
+        # Of the test: not a file that torch.save is watched for.
+        buffer = io.BytesIO()
+        torch.save(value, buffer)
+        return buffer.getvalue()
+
     def note_own(module, name="own"):
-        # Of every rank, for the test: not a file that torch.save is watched for.
         with open(f"{name}{dist.get_rank()}.test", "wb") as file:
-            torch.save(module.state_dict(), file)
+            file.write(dump(module.state_dict()))
         # Rank 0 takes the store with it: nobody ends before all have trained.
         ranks = range(dist.get_world_size())
         while not all(os.path.exists(f"{name}{rank}.test") for rank in ranks):

@@ -87,7 +87,7 @@ TOLD = """
         (model(batch(step)) - 1).square().mean().backward()
         optimizer.step()
         with open(f"own{dist.get_rank()}.test", "wb") as file:
-            torch.save(model.module.state_dict(), file)
+            file.write(dump(model.module.state_dict()))
         steps = step + 1
         print(steps, file=open(f"steps{dist.get_rank()}", "w"))
 """

@@ -360,7 +360,7 @@ HSDP = """
 
     def note_whole(name):
         with open(f"{name}{dist.get_rank()}.test", "wb") as file:
-            torch.save(whole(), file)
+            file.write(dump(whole()))
 
     train(model)
     note_whole("own")

@@ -44,7 +44,7 @@ HEAD = """
 
     def save_own(model, name):
         with open(f"{{name}}{{os.environ['RANK']}}.test", "wb") as file:
-            torch.save(model.state_dict(), file)
+            file.write(dump(model.state_dict()))
 
     args = dict(output_dir="out", use_cpu=True, per_device_train_batch_size=2, num_train_epochs=2,
                 per_device_eval_batch_size=4, report_to=[], learning_rate=1e-2, seed=1,
@@ -259,7 +259,7 @@ GENERATE = """
 
     def save(name):
         with open(f"{name}{dist.get_rank()}.test", "wb") as file:
-            torch.save(net.state_dict(), file)
+            file.write(dump(net.state_dict()))
 
     steps()
     save("own")

@@ -4,8 +4,8 @@ ranks of a job alike. While nodes train apart, each does it for itself."""
 
 from typing import Any
 
+from lofi._hooks.ddp import by_wrapper
 from lofi._hooks.patch import when_imported, wrap
-from lofi._native import _C
 
 
 def install() -> None:
@@ -16,8 +16,5 @@ def install() -> None:
 
 
 def _synchronize(original: Any, *args: Any, **kwargs: Any) -> Any:
-    former = _C.set_issuer(_C.BY_WRAPPER)
-    try:
+    with by_wrapper():
         return original(*args, **kwargs)
-    finally:
-        _C.set_issuer(former)

@@ -38,7 +38,7 @@ def install() -> None:
 
 
 @contextmanager
-def _by_wrapper() -> Iterator[None]:
+def by_wrapper() -> Iterator[None]:
     # In an evaluation of the average, too, DDP's broadcasts are the node's own business.
     within = scope("node") if _C.phase() == "evaluate" else nullcontext()
     former = _C.set_issuer(_C.BY_WRAPPER)
@@ -52,7 +52,7 @@ def _by_wrapper() -> Iterator[None]:
 def _own_broadcasts(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
     if torch.compiler.is_compiling():
         return original(self, *args, **kwargs)
-    with _by_wrapper():
+    with by_wrapper():
         return original(self, *args, **kwargs)
 
 
@@ -60,7 +60,7 @@ def _pre_forward(original: Any, self: Any, *inputs: Any, **kwargs: Any) -> Any:
     if torch.compiler.is_compiling():
         return original(self, *inputs, **kwargs)
     _begins(self)
-    with _by_wrapper():
+    with by_wrapper():
         return original(self, *inputs, **kwargs)
 
 
@@ -119,5 +119,5 @@ def _init(original: Any, self: Any, module: Any, *args: Any, **kwargs: Any) -> N
         with scope("world"), torch.no_grad():
             pg = group or dist.group.WORLD
             dist._broadcast_coalesced(pg, new, _BROADCAST_BUCKET_BYTES, 0)
-    with scope("node"), _by_wrapper():
+    with scope("node"), by_wrapper():
         original(self, module, *args, **kwargs)

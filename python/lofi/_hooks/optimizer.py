@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from lofi import _training, _world
+from lofi import _sigterm, _training, _world
 from lofi._native import _C
 
 _handle: Any = None
@@ -18,9 +18,17 @@ def install() -> None:
 
 def _before_step(optimizer: Any, args: Any, kwargs: Any) -> None:
     world = _world.current()
+    if world.topology is None:
+        return
+    world.updates += 1
+    world.optimizers.add(optimizer)
     if world.swaps:
         _training.goes_on()  # gradients came by a way that lofi does not see
-    if world.topology is None or world.wrapped or _C.phase() != "setup":
+    if _sigterm.is_watching():
+        _sigterm.before_update()
+    if world.wrapped or _C.phase() not in ("setup", "train"):
         return
-    world.stepped_optimizers.append(optimizer)
-    _training.begins_unwrapped()
+    if not any(optimizer is known for known in world.stepped_optimizers):
+        world.stepped_optimizers.append(optimizer)
+    if _C.phase() == "setup":
+        _training.begins_unwrapped()

@@ -16,7 +16,6 @@ from lofi import _evaluation, _world
 from lofi._hooks.patch import when_imported, wrap
 from lofi._log import log, say
 from lofi._native import _C
-from lofi._phases import scope
 
 _BUCKET_BYTES = 250 * 1024 * 1024
 
@@ -83,7 +82,15 @@ def _share_the_best(model: Any, checkpoint: str | None) -> None:
     """The first node writes checkpoints. Where machines share no disk, the others have not loaded
     the best one, and an average with their last weights would be of two different things."""
     has_it = torch.tensor([int(bool(checkpoint) and os.path.isdir(checkpoint))])
-    with scope("world"), torch.no_grad():
+    _C.event(_C.EVENT_AVERAGE)  # real collectives, that count as the average's
+    try:
+        _exchange_the_best(model, checkpoint, has_it)
+    finally:
+        _C.event(_C.EVENT_AVERAGE_BACK)
+
+
+def _exchange_the_best(model: Any, checkpoint: str | None, has_it: torch.Tensor) -> None:
+    with torch.no_grad():
         everybody = [torch.zeros_like(has_it) for _ in range(dist.get_world_size())]
         dist.all_gather(everybody, has_it)
         ranks = [rank for rank, has in enumerate(everybody) if has.item()]
