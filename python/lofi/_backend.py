@@ -32,7 +32,7 @@ def make(store: Any, ranks: list[int], timeout: timedelta, name: str, given: Any
     """A BackendLofi for the members `ranks` (global, in group order; [] is the world)."""
     world = _world.current()
     group = _C.Group(world.topology, ranks)
-    source = Source(group, store, timeout, name, given)
+    source = Source(group, _world.own_store(store), timeout, name, given)
     backend = _C.BackendLofi(
         group, source, timeout, name, world.settings.strict, _cuda_backend_possible()
     )
@@ -49,6 +49,8 @@ def _cuda_backend_possible() -> bool:
 
 
 def _begin_world(store: Any, rank: int, size: int, timeout: timedelta) -> None:
+    _world.next_world()
+    store = _world.own_store(store)
     problem = ""
     settings = _config.Settings()
     try:

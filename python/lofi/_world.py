@@ -73,13 +73,21 @@ _begun = 0  # default groups, in this process
 def begin(topology: Any, settings: Settings, store: Any) -> None:
     """A new default group: forget the last job of this process."""
     global world
-    global _begun
-    _begun += 1
-    # A store outlives a process group: the next one must not find the words of this.
-    own_store = dist.PrefixStore(f"lofi/{_begun}", store)
-    world = World(topology=topology, settings=settings, store=own_store)
+    world = World(topology=topology, settings=settings, store=store)
     _C.reset_session()
     _C.set_log_level(settings.log)
+
+
+def next_world() -> None:
+    """Another default group begins: see own_store."""
+    global _begun
+    _begun += 1
+
+
+def own_store(store: Any) -> Any:
+    """Where lofi's words of this default group are: a store may outlive it, and the next one must
+    not find them."""
+    return dist.PrefixStore(f"lofi/{_begun}", store)
 
 
 def current() -> World:

@@ -206,6 +206,46 @@ def test_a_load_within_the_block_stands():
         assert equal(after, own)
 
 
+def _moved():
+    import lofi
+
+    model, optimizer = setup()
+    train(model, optimizer, 2)
+    own = values(model.module)
+    with lofi.averaged(model):
+        model.module.double()  # as .cpu() and .cuda() around a save: other storage
+        model.module.float()
+    return equal(values(model.module), own)
+
+
+def test_a_model_that_is_moved_within_the_block():
+    assert run_ranks(_moved, 4, env=NODES) == [True] * 4
+
+
+def _fails_in_the_middle():
+    import lofi
+    from lofi import _swap
+
+    model, optimizer = setup()
+    train(model, optimizer, 2)
+    own, original, calls = values(model), _swap._change_places, []
+
+    def fails(change):
+        calls.append(change)
+        if len(calls) == 3:
+            raise MemoryError
+        original(change)
+
+    _swap._change_places = fails
+    with pytest.raises(MemoryError), lofi.averaged(model):
+        pass
+    return equal(values(model), own)
+
+
+def test_a_swap_that_fails_half_way_leaves_own_weights():
+    assert run_ranks(_fails_in_the_middle, 4, env=NODES) == [True] * 4
+
+
 def _other_targets():
     import lofi
 

@@ -107,6 +107,78 @@ def test_sigterm_averages_if_asked(tmp_path):
     assert "SIGTERM: node 0 stops" in ended[0].stderr
 
 
+@pytest.mark.parametrize("how", ["sys.exit(0)", "pass"])
+def test_destroy_in_a_finally(tmp_path, how):
+    script = f"""
+    try:
+        {how}
+    finally:
+        dist.destroy_process_group()
+    """
+    ended = launch(tmp_path, WRAPPED, script)
+    assert all(rank.code in (0, None) for rank in ended), ended
+    assert "averaged nodes [0, 1]" in ended[0].stderr
+
+
+def test_two_optimizers_and_nothing_wrapped(tmp_path):
+    script = """
+    dist.init_process_group("gloo")
+    torch.manual_seed(0)
+    one, two = nn.Linear(4, 4), nn.Linear(4, 2)
+    optimizers = [torch.optim.SGD(part.parameters(), lr=0.1) for part in (one, two)]
+    for step in range(3):
+        (two(one(batch(step))) - 1).square().mean().backward()
+        for part in (*one.parameters(), *two.parameters()):
+            dist.all_reduce(part.grad)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    note_own(nn.ModuleDict(dict(one=one, two=two)))
+    if dist.get_rank() == 0:
+        torch.save(dict(one=one.state_dict(), two=two.state_dict()), "both.pth")
+    """
+    launch(tmp_path, script)
+    written = load(tmp_path / "both.lofi.pth")
+    own = [load(tmp_path / f"own{rank}.test") for rank in (0, 1)]
+    for part in ("one", "two"):
+        for name, value in written[part].items():
+            both = [state[f"{part}.{name}"].double() for state in own]
+            assert torch.equal(value, (sum(both) / 2).float()), (part, name)
+
+
+def test_the_last_file_s_folder_is_gone(tmp_path):
+    script = """
+    import shutil
+    os.makedirs("temporary", exist_ok=True)
+    if dist.get_rank() == 0:
+        torch.save(model.module.state_dict(), "temporary/model.pth")
+        shutil.rmtree("temporary")
+    """
+    start = WRAPPED.replace("if dist.get_rank() == 0", "if False")
+    ended = launch(tmp_path, start, script)
+    assert all(rank.code in (0, None) for rank in ended), ended
+    assert (tmp_path / "model.lofi.pth").exists()
+
+
+def test_a_file_with_other_names_is_matched_whole(tmp_path):
+    """Some libraries rename a part of a model's tensors as they save it: never a mixture."""
+    script = """
+    state = model.module.state_dict()
+    renamed = {("other." + name if name.startswith("0") else name): value
+               for name, value in state.items()}
+    if dist.get_rank() == 0:
+        torch.save(renamed, "renamed.pth")
+        torch.save({"class_weights": torch.ones(4)}, "weights.pth")
+    """
+    launch(tmp_path, WRAPPED.replace("if dist.get_rank() == 0", "if False"), script)
+    own = [load(tmp_path / f"own{rank}.test") for rank in (0, 1)]
+    written = load(tmp_path / "renamed.lofi.pth")
+    for name, value in written.items():
+        both = [state[name.removeprefix("other.")].double() for state in own]
+        assert torch.equal(value, (sum(both) / 2).float()), name
+    assert not (tmp_path / "weights.lofi.pth").exists()
+
+
 def test_no_process_group(tmp_path):
     ended = launch(tmp_path, "x = 1")
     assert "made no process group" in ended[0].stderr and "made no" not in ended[1].stderr

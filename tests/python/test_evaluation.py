@@ -346,6 +346,78 @@ def test_ema_copies_start_equal_are_evaluated_and_averaged(tmp_path, kind):
     assert written["epoch"] == 2
 
 
+def test_one_rank_that_calls_train_does_not_leave_the_others(tmp_path, monkeypatch):
+    """Collectives stay real until training goes on, and metrics may be reduced after train()."""
+    from lofi import _evaluation
+
+    monkeypatch.setattr(_evaluation, "GRACE_SECONDS", 1.0)
+    run(
+        tmp_path,
+        """
+    model = start()
+    train(model, steps=2)
+    evaluate(model)
+    if dist.get_rank() == 0:  # a sample of what the model says
+        model.module.eval()
+        with torch.no_grad():
+            model.module(batch(0))
+        model.train()
+    dist.barrier()
+    model.train()
+    total = torch.ones(1)
+    dist.all_reduce(total)
+    note("total", total.item())
+    train(model, steps=1)
+    import lofi
+    note("phase", lofi.phase())
+    """,
+    )
+    for rank in range(4):
+        assert seen(tmp_path, rank)["total"] == [4.0] and seen(tmp_path, rank)["phase"] == ["train"]
+
+
+def test_rank_0_alone_where_it_is_its_node(tmp_path):
+    """The other node trains on: it is seen to be past, and not waited for."""
+    ended = run(
+        tmp_path,
+        """
+    model = start(nn.Linear(4, 2))
+    train(model, steps=2)
+    if dist.get_rank() == 0:
+        begun = time.monotonic()
+        evaluate_alone = model.module.eval()
+        with torch.no_grad():
+            model.module(batch(0))
+        note("seconds", time.monotonic() - begun)
+        model.train()
+    else:
+        for step in range(40):
+            train(model, steps=1)
+            time.sleep(0.1)
+    """,
+        node_size=1,
+    )
+    assert seen(tmp_path)["seconds"][0] < 3.5
+    assert "do not come to this evaluation" in ended[0].stderr
+
+
+def test_a_second_process_group(tmp_path):
+    """It finds none of the first one's words in the store."""
+    run(
+        tmp_path,
+        """
+    for _ in range(2):
+        model = start()
+        train(model, steps=2)
+        note_truth("mean", model)
+        evaluate(model, data=1)
+        dist.destroy_process_group()
+    """,
+    )
+    told = seen(tmp_path)
+    assert told["seen"] == told["mean"]
+
+
 HSDP = """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
