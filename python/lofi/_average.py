@@ -201,8 +201,14 @@ def meet(world: _world.World, what: str, limit: float) -> None:
     while True:
         world.averages += 1
         store = dist.PrefixStore(f"lofi/average/{world.averages}", world.store)
-        is_over = store.check(["verdict"])
-        missing = _meeting.meet(store, str(world.rank), ranks, limit, waits, stop)
+        try:
+            is_over = store.check(["verdict"])
+            missing = _meeting.meet(store, str(world.rank), ranks, limit, waits, stop)
+        except dist.DistNetworkError as error:
+            raise dist.DistBackendError(
+                f"lofi.{what}: the store of the job, which torchrun or rank 0 holds, can't be "
+                "reached: has it ended? This node keeps its own weights"
+            ) from error
         if not missing:
             return
         if not is_over:

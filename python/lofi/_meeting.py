@@ -7,7 +7,7 @@ from typing import Any
 
 from lofi._log import log
 
-_LONGEST_NAP = 0.5  # seconds between two looks at the store
+_LONGEST_NAP = 0.1  # seconds between two looks at the store
 _QUIET_SECONDS = 30.0  # after which a waiting rank says whom it waits for
 _ALL_HERE = "all here"
 
