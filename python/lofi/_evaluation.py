@@ -200,7 +200,7 @@ def _missing(world: _world.World, state: Evaluation, target: Target) -> str:
     nodes = [str(k) for k in range(world.topology.node_count)]
     what = f"node {node} waits at an evaluation for the other nodes"
     missing = _meeting.meet(
-        store, str(node), nodes, world.settings.timeout, what, lambda: _is_past(world)
+        store, str(node), nodes, world.settings.timeout, what, lambda: _is_past(world), poll=1.0
     )
     return f"node(s) {', '.join(missing)} do not come to this evaluation" if missing else ""
 
