@@ -9,7 +9,9 @@
  * the real collective would return if every rank held the data of its image in this node.
  *
  * This header is the specification: what is not in it is not API. The library knows neither
- * Python nor torch, opens no connection and starts no thread. Bytes move through the caller.
+ * Python nor torch and opens no connection: between machines bytes move through functions of the
+ * caller, inside one through shared memory. It starts a thread for a communicator on which a
+ * collective is posted, and no other.
  *
  * Conventions
  *   Names      lofi_<noun>_<verb>. "create" pairs with "destroy"; destroying NULL is a no-op.
@@ -404,18 +406,24 @@ typedef enum lofi_dtype {
     LOFI_F32 = 1,
     LOFI_F16 = 2,
     LOFI_BF16 = 3,
-    LOFI_BYTES = 4, /* no arithmetic: integers, booleans; one element is one byte */
-    LOFI_DTYPE_COUNT = 5
+    LOFI_BYTES = 4, /* no arithmetic: one element is one byte */
+    LOFI_I8 = 5,
+    LOFI_U8 = 6,
+    LOFI_I32 = 7,
+    LOFI_I64 = 8,
+    LOFI_DTYPE_COUNT = 9
 } lofi_dtype;
 
-size_t lofi_dtype_bytes(lofi_dtype dtype); /* 8, 4, 2, 2, 1; 0 for a value not listed */
+size_t lofi_dtype_bytes(lofi_dtype dtype); /* of one element; 0 for a value not listed */
+/* "float32", "bytes" and so on; "unknown" for a value not listed. Static storage. */
+const char *lofi_dtype_name(lofi_dtype dtype);
 
 /*
  * out[i] = ((w0*in0[i] + w1*in1[i]) + w2*in2[i] ...) / (w0 + w1 + ...), for `count` elements of
  * `inputs` buffers: products, sums and the quotient in IEEE double, in the order given, without
  * fused multiply-add, rounded once to the dtype, to nearest even. The bits do not depend on
  * threads, chunks or the CPU, given the default floating-point environment: rounding to nearest,
- * subnormals not flushed. LOFI_BYTES copies the first input.
+ * subnormals not flushed. LOFI_BYTES and the integers copy the first input.
  *
  * `weights` may be NULL for equal weights (all 1), else finite, >= 0, with a sum > 0. `out` may be
  * one of the inputs, not overlap them otherwise. Buffers are aligned to the element.
@@ -424,7 +432,7 @@ size_t lofi_dtype_bytes(lofi_dtype dtype); /* 8, 4, 2, 2, 1; 0 for a value not l
 lofi_status lofi_mean(lofi_dtype dtype, void *out, const void *const *in, const double *weights,
                       int inputs, size_t count);
 
-/* Index of the first element that is NaN or infinite, or -1. Always -1 for LOFI_BYTES. */
+/* Index of the first element that is NaN or infinite, or -1. Always -1 for what is no float. */
 int64_t lofi_find_nonfinite(lofi_dtype dtype, const void *data, size_t count);
 
 typedef struct lofi_digest {
@@ -475,6 +483,185 @@ typedef struct lofi_chunk {
 lofi_status lofi_chunk_at(uint64_t total_count, int nodes, int local_size, uint64_t chunk_count,
                           uint64_t index, lofi_chunk *chunk);
 uint64_t lofi_chunk_total(uint64_t total_count, int nodes, int local_size, uint64_t chunk_count);
+
+/* ---- communicators --------------------------------------------------------------------------- */
+
+/*
+ * n ranks that run collectives together. What moves the bytes is one of three transports:
+ *   shm    memory that the processes of one machine share
+ *   host   functions of the caller, over MPI for instance
+ *   self   for one rank alone
+ * On all of them a collective gives the same bits.
+ *
+ * Collectives of a communicator run one at a time, in the order in which they are issued; all
+ * ranks issue the same ones in the same order. Any thread may issue.
+ *
+ * After a collective has failed (a rank is lost, late, or in another collective) its output is
+ * undefined, the communicator is broken on all ranks, and every later call on it fails at once
+ * with the first cause: destroy it. An argument that is refused (LOFI_INVALID) breaks nothing.
+ *
+ * In a child made by fork() a communicator of the parent can only be destroyed, which leaves the
+ * parent's alone; all else is LOFI_STATE.
+ */
+typedef struct lofi_comm lofi_comm;
+
+/* What an embedding program supplies for the transport "host": movers of bytes. Reductions are
+ * computed by liblofi. Each function blocks until this rank's part is done, has a deadline of its
+ * own, and returns a status; lofi_set_error may hold the reason. They run on the thread that
+ * waits for a collective, or, posted, on the communicator's thread; never two at once. */
+typedef struct lofi_host_functions {
+    size_t size;
+    /* `bytes` bytes of each rank, in rank order, into out (n * bytes). */
+    lofi_status (*all_gather)(void *ctx, const void *in, void *out, size_t bytes);
+    /* Piece j of `in` (n * bytes) goes to rank j, piece j of `out` comes from it. Optional: by
+     * default through all_gather, with n times the traffic. */
+    lofi_status (*all_to_all)(void *ctx, const void *in, void *out, size_t bytes);
+    /* Optional: by default through all_gather. */
+    lofi_status (*broadcast)(void *ctx, void *data, size_t bytes, int root);
+    void *ctx; /* borrowed until the communicator is destroyed */
+} lofi_host_functions;
+#define LOFI_HOST_FUNCTIONS_INIT                                                                   \
+    {                                                                                              \
+        sizeof(lofi_host_functions), NULL, NULL, NULL, NULL                                        \
+    }
+
+typedef struct lofi_comm_options {
+    size_t size;
+    const char *transport; /* "shm", "host" or "self" */
+    int rank;              /* 0 ... rank_count - 1 */
+    int rank_count;        /* n >= 1 */
+    int timeout_ms;        /* that a collective may take; > 0 */
+    const char *name;      /* may be NULL. Appears in errors: "node 2". At most 63 bytes. */
+    const int *labels;     /* may be NULL. rank_count numbers by which errors call the ranks: those
+                              of the world. Borrowed during the call. */
+    size_t slot_bytes;     /* shm: size of one of the two slots of a rank; 0: chosen */
+    const lofi_host_functions *host; /* host: copied, but for its ctx */
+} lofi_comm_options;
+#define LOFI_COMM_OPTIONS_INIT                                                                     \
+    {                                                                                              \
+        sizeof(lofi_comm_options), NULL, 0, 1, 30 * 60 * 1000, NULL, NULL, 0, NULL                 \
+    }
+
+/*
+ * Collective: all ranks call it. `allgather` is called three times at most (shm) or never; it
+ * may be NULL for host and self.
+ *
+ * shm: LOFI_UNSUPPORTED, with the same sentence on every rank, when the ranks do not share a
+ * machine (its boot, network, process and IPC namespaces), or one of them can't map the memory of
+ * the first: in a container with little /dev/shm and a closed /proc, say. LOFI_ABI when ranks run
+ * different releases. The memory has no name any more when the call returns, so nothing is left
+ * behind however the processes end. It takes 2 * slot_bytes for each rank.
+ * LOFI_INVALID names the option that is wrong.
+ */
+lofi_status lofi_comm_create(const lofi_comm_options *options, lofi_allgather_fn allgather,
+                             void *ctx, lofi_comm **out);
+
+/* Not collective. Posted collectives that have not run yet fail first; it waits for the one that
+ * is running. Other ranks that still wait for this one get LOFI_PEER_LOST. */
+void lofi_comm_destroy(lofi_comm *comm);
+
+int lofi_comm_rank(const lofi_comm *comm);
+int lofi_comm_rank_count(const lofi_comm *comm);
+const char *lofi_comm_transport(const lofi_comm *comm); /* static storage */
+
+/* Breaks the communicator on all ranks: what runs and what waits fails with LOFI_PEER_LOST, which
+ * names this rank. From any thread. (host: what runs is not interrupted.) */
+void lofi_comm_abort(lofi_comm *comm);
+
+/*
+ * One collective. `count` is the number of elements in one slot: what a rank gives and gets in
+ * all_reduce, reduce and broadcast, what a rank gives to all_gather and gather, and what a rank
+ * gives to each rank in reduce_scatter and all_to_all.
+ *
+ * `in` and `out` hold one slot, or n slots in rank order where a rank has one for each; these may
+ * be given as n pointers in `in_list`, `out_list` instead, and then `in` or `out` is not read.
+ * A rank that gives or gets nothing (reduce and gather outside of the root, the input of
+ * broadcast: the data is `out`, at the root too) may leave it NULL. Buffers are aligned to their
+ * elements. `out` may be `in`; where one holds n slots, the other may be this rank's slot of it.
+ *
+ * Reductions are taken in rank order, by type:
+ *   float64, float32   each product and sum rounded to the type
+ *   float16, bfloat16  products and sums in float32, rounded once at the end
+ *   integers           in two's complement, without overflow
+ *   SUM  x0 + x1 + ...      PREMUL_SUM  f*x0 + f*x1 + ...      PRODUCT  x0 * x1 * ...
+ *   AVG  (x0 + x1 + ...)/n, floats only              BAND, BOR, BXOR  integers only
+ *   MIN  x < m ? x : m      MAX  m < x ? x : m, m being the result so far: a NaN of the first
+ *                           rank stays, one of a later rank is passed over (as in gloo)
+ * f is `factor` converted to float32 or float64 as the sums are, or to the integer (it must be
+ * whole). The result has the same bits on every rank, in every run, and on every transport and
+ * CPU; which NaN a NaN is, is not defined. The default floating-point environment is assumed.
+ */
+typedef struct lofi_task {
+    size_t size;
+    lofi_collective collective; /* those above, and LOFI_BARRIER, which reads no other field */
+    lofi_dtype dtype;
+    lofi_op op;     /* read for reductions only */
+    double factor;  /* read for LOFI_PREMUL_SUM only */
+    int root;       /* read for reduce, broadcast, gather */
+    int timeout_ms; /* from the moment it runs; 0: the communicator's */
+    size_t count;
+    const void *in;
+    void *out;
+    const void *const *in_list;
+    void *const *out_list;
+} lofi_task;
+#define LOFI_TASK_INIT                                                                             \
+    {                                                                                              \
+        sizeof(lofi_task), LOFI_BARRIER, LOFI_BYTES, LOFI_SUM, 1.0, 0, 0, 0, NULL, NULL, NULL,     \
+            NULL                                                                                   \
+    }
+
+/*
+ * Runs one collective and blocks until this rank's part is done, after all that was posted.
+ * LOFI_INVALID for a task that is wrong in itself. LOFI_PEER_LOST names the rank whose process is
+ * gone, LOFI_TIMED_OUT the one that did not come in time, LOFI_STATE one that is in another
+ * collective, or in the same one with another size, dtype, operation or root.
+ */
+lofi_status lofi_run(lofi_comm *comm, const lofi_task *task);
+
+/* The same for the most common ones, in the communicator's time. */
+lofi_status lofi_all_reduce(lofi_comm *comm, const void *in, void *out, size_t count,
+                            lofi_dtype dtype, lofi_op op);
+lofi_status lofi_broadcast(lofi_comm *comm, void *data, size_t bytes, int root);
+lofi_status lofi_all_gather(lofi_comm *comm, const void *in, void *out, size_t bytes);
+lofi_status lofi_reduce_scatter(lofi_comm *comm, const void *in, void *out, size_t count,
+                                lofi_dtype dtype, lofi_op op);
+lofi_status lofi_barrier(lofi_comm *comm);
+
+/* A posted collective. */
+typedef struct lofi_request lofi_request;
+
+/* Called once, when the collective is done: `error` is "" or the sentence that belongs to the
+ * status, borrowed. On the communicator's thread, or on one that waits for a collective of the
+ * same communicator. It may post; it must not wait, nor destroy the communicator. */
+typedef void (*lofi_done_fn)(void *ctx, lofi_status status, const char *error);
+
+/* Queues one collective and returns. The task is copied, lists included; the buffers are
+ * borrowed until it is done. The communicator's thread starts with the first post. `done` may be
+ * NULL. `out` may be NULL if nobody will ask. */
+lofi_status lofi_post(lofi_comm *comm, const lofi_task *task, lofi_done_fn done, void *ctx,
+                      lofi_request **out);
+
+/* LOFI_IN_PROGRESS, or the status of the collective (with its sentence as the last error). */
+lofi_status lofi_request_test(lofi_request *request);
+/* Waits up to `timeout_ms`, < 0: until it is done, which the deadline of the collective bounds.
+ * Without a timeout the calling thread may run what is queued itself. LOFI_IN_PROGRESS: not done
+ * after that time. */
+lofi_status lofi_request_wait(lofi_request *request, int timeout_ms);
+/* Also before it is done, and after its communicator is destroyed. */
+void lofi_request_destroy(lofi_request *request);
+
+/*
+ * The average over nodes, for C programs: data = the mean over the nodes, with the rounding of
+ * lofi_mean, on every rank. Collective over all ranks of all nodes. `node` connects the ranks of a
+ * node, which hold the same `data`; `column` the ranks at this place of all nodes, in node order.
+ * `weights` has one for each node (the same on all ranks), or is NULL. Each rank averages its
+ * shard with its column, chunk by chunk, and the node gathers the shards: 2 (K-1)/K of the bytes
+ * cross for each node, `scratch_bytes` is what it may allocate (0: 64 MiB; at least 4 KiB).
+ * After an error `data` is undefined.
+ */
+lofi_status lofi_finalize_average(lofi_comm *node, lofi_comm *column, lofi_dtype dtype, void *data,
+                                  size_t count, const double *weights, size_t scratch_bytes);
 
 #ifdef __cplusplus
 }

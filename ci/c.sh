@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# Everything about liblofi: two compilers, sanitizers, exported symbols, layers, format, and
-# programs against the installed library. Each build is in build/<name>.
-#   ci/c.sh [gcc] [clang] [address] [thread] [install] [checks]   (all of them by default)
+# Everything about liblofi: two compilers, sanitizers, the kernels of 64-bit Arm in an emulator,
+# exported symbols, layers, format, and programs against the installed library. Each build is in
+# build/<name>.
+#   ci/c.sh [gcc] [clang] [address] [thread] [arm] [install] [checks]   (all of them by default)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 generator=()
@@ -46,7 +47,19 @@ run_address() {
 # The tests that start threads.
 run_thread() {
   build thread gcc -DLOFI_SANITIZE=thread -DCMAKE_BUILD_TYPE=RelWithDebInfo
-  run_tests thread -R '^(session|topology|status)$'
+  run_tests thread -R '^(session|topology|status|comm|comm_faults|comm_threads|average)$'
+}
+
+# On Debian: gcc-aarch64-linux-gnu, libc6-dev-arm64-cross, qemu-user. Linked statically, so that the
+# emulator need not find a C library.
+run_arm() {
+  if ! command -v aarch64-linux-gnu-gcc > /dev/null || ! command -v qemu-aarch64 > /dev/null; then
+    echo "== arm: skipped, aarch64-linux-gnu-gcc or qemu-aarch64 is not installed"
+    return
+  fi
+  build arm aarch64-linux-gnu-gcc -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
+    -DCMAKE_EXE_LINKER_FLAGS=-static -DCMAKE_CROSSCOMPILING_EMULATOR=qemu-aarch64
+  run_tests arm -R '^(kernels|fold|digest)$'
 }
 
 consumer() {
@@ -119,12 +132,12 @@ run_checks() {
   fi
 }
 
-if [ "$#" -eq 0 ]; then set -- gcc clang address thread install checks; fi
+if [ "$#" -eq 0 ]; then set -- gcc clang address thread arm install checks; fi
 for step in "$@"; do
   case $step in
-    gcc | clang | address | thread | install | checks) "run_$step" ;;
+    gcc | clang | address | thread | arm | install | checks) "run_$step" ;;
     *)
-      echo "ci/c.sh knows no step '$step': choose gcc, clang, address, thread, install, checks" >&2
+      echo "ci/c.sh knows no step '$step': choose gcc, clang, address, thread, arm, install, checks" >&2
       exit 2
       ;;
   esac

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# Includes point one way: python -> backend -> c_api/lofi.h -> comm -> kernels and core.
+# Includes point one way: python -> backend -> c_api/lofi.h -> comm -> transport -> kernels, core.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 status=0
@@ -20,7 +20,8 @@ refuse c_api '(torch|ATen|c10|pybind11|Python)' 'liblofi knows neither torch nor
 refuse c_api '[^>"]*backend' 'liblofi does not know its callers'
 refuse backend '(\.\./)*(c_api/)?(core|comm|kernels|transport|ckpt|rng|sched)/' \
   'the only header of liblofi is lofi.h'
-refuse c_api/core '(comm|kernels)/' 'core is below everything'
-refuse c_api/kernels 'comm/' 'kernels do not know comm'
+refuse c_api/core '(comm|transport|kernels)/' 'core is below everything'
+refuse c_api/kernels '(comm|transport)/' 'kernels do not know who calls them'
+refuse c_api/transport 'comm/' 'transports do not know the communicator'
 [ "$status" -ne 0 ] || echo 'includes point one way'
 exit "$status"

@@ -4,9 +4,10 @@
  *
  * A mean is taken block by block: begin or add for each input into doubles, divide, narrow. The
  * steps are the units of the table because each of them has one exact result per element, which
- * every entry must give to the bit; scalar.c is the reference.
+ * every entry must give to the bit; scalar.c is the reference. A fold is one step: its sums need no
+ * memory.
  *
- * To add a set of instructions: one file, one line in dispatch.c.
+ * To add a set of instructions: one file, one line here, in dispatch.c and in CMakeLists.txt.
  */
 #ifndef LOFI_KERNELS_KERNELS_H
 #define LOFI_KERNELS_KERNELS_H
@@ -27,6 +28,13 @@ typedef void (*lofi__narrow_fn)(void *restrict out, const double *restrict sum, 
 /* 1 if any element is NaN or infinite */
 typedef int (*lofi__nonfinite_fn)(const void *data, size_t count);
 
+/* out[i] = in[0][i] op in[1][i] op ..., the reductions of lofi_task with their rounding; `inputs`
+ * is the n of AVG. All pointers are aligned to their element only; `out` may be one of the inputs,
+ * not overlap them otherwise. `inputs` >= 1: one input goes through product and rounding too.
+ * The factor is read for PREMUL_SUM only; for integers it is whole and an int64. */
+typedef void (*lofi__fold_fn)(void *out, const void *const *in, int inputs, double factor,
+                              size_t count);
+
 struct lofi__kernels {
     const char *name;
     lofi__add_fn begin[LOFI__FLOAT_COUNT];
@@ -34,11 +42,19 @@ struct lofi__kernels {
     lofi__divide_fn divide;
     lofi__narrow_fn narrow[LOFI__FLOAT_COUNT];
     lofi__nonfinite_fn any_nonfinite[LOFI__FLOAT_COUNT];
+    lofi__fold_fn fold[LOFI_OP_COUNT][LOFI_DTYPE_COUNT]; /* NULL: not defined */
 };
 
+/* Those of other CPUs are declared and not built. */
 extern const struct lofi__kernels lofi__kernels_scalar;
+extern const struct lofi__kernels lofi__kernels_avx2;
+extern const struct lofi__kernels lofi__kernels_avx512;
+extern const struct lofi__kernels lofi__kernels_neon;
 
 /* The table for this CPU. */
 const struct lofi__kernels *lofi__kernels_get(void);
+/* Entry `index` of all that this CPU supports, the best first; NULL past the last one, which is
+ * the scalar one. */
+const struct lofi__kernels *lofi__kernels_at(int index);
 
 #endif /* LOFI_KERNELS_KERNELS_H */

@@ -13,13 +13,9 @@
 
 #define BLOCK_COUNT 1024
 
-static const size_t dtype_bytes[LOFI_DTYPE_COUNT] = {
-    [LOFI_F64] = 8, [LOFI_F32] = 4, [LOFI_F16] = 2, [LOFI_BF16] = 2, [LOFI_BYTES] = 1};
-
-size_t lofi_dtype_bytes(lofi_dtype dtype)
+static int is_float(lofi_dtype dtype)
 {
-    int i = (int)dtype;
-    return i >= 0 && i < LOFI_DTYPE_COUNT ? dtype_bytes[i] : 0;
+    return (int)dtype >= 0 && (int)dtype < LOFI__FLOAT_COUNT;
 }
 
 static lofi_status check_dtype(lofi_dtype dtype)
@@ -92,7 +88,7 @@ static void mean_floats(lofi_dtype dtype, char *out, const void *const *in, cons
                         double weight_sum, int inputs, size_t count)
 {
     const struct lofi__kernels *kernels = lofi__kernels_get();
-    const size_t bytes = dtype_bytes[dtype];
+    const size_t bytes = lofi_dtype_bytes(dtype);
     double sum[BLOCK_COUNT];
 
     for (size_t begin = 0; begin < count; begin += BLOCK_COUNT) {
@@ -118,10 +114,10 @@ lofi_status lofi_mean(lofi_dtype dtype, void *out, const void *const *in, const 
     if (st == LOFI_OK) st = sum_weights(weights, inputs, &weight_sum);
     if (st != LOFI_OK || count == 0) return st;
 
-    if (dtype != LOFI_BYTES)
+    if (is_float(dtype))
         mean_floats(dtype, out, in, weights, weight_sum, inputs, count);
     else if (out != in[0])
-        memcpy(out, in[0], count);
+        memcpy(out, in[0], count * lofi_dtype_bytes(dtype));
     return LOFI_OK;
 }
 
@@ -130,7 +126,7 @@ int64_t lofi_find_nonfinite(lofi_dtype dtype, const void *data, size_t count)
     const size_t bytes = lofi_dtype_bytes(dtype);
     const char *elements = data;
 
-    if (bytes == 0 || dtype == LOFI_BYTES) return -1;
+    if (!is_float(dtype)) return -1;
     lofi__nonfinite_fn any = lofi__kernels_get()->any_nonfinite[dtype];
     for (size_t begin = 0; begin < count; begin += BLOCK_COUNT) {
         size_t n = count - begin < BLOCK_COUNT ? count - begin : BLOCK_COUNT;

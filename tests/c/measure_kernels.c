@@ -1,7 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* Prints how fast, in processor time, mean and digest are on buffers that no cache holds. */
+/*
+ * Prints how fast, in processor time, mean and digest are on buffers that no cache holds, and the
+ * folds of an all-reduce, by each set of instructions of this CPU, on buffers that the second
+ * cache holds.
+ */
 #define _POSIX_C_SOURCE 200809L
-#include "lofi.h"
+#include "kernels/kernels.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,6 +15,9 @@
 #define BUFFER_BYTES ((size_t)64 << 20)
 #define INPUTS 4
 #define ROUNDS 5
+#define FOLD_BYTES ((size_t)128 << 10)
+#define FOLD_ROUNDS 100
+#define FOLD_REPEATS 100
 
 static double seconds(void)
 {
@@ -52,6 +59,33 @@ static void measure_scan(const void *data)
            (unsigned)(sink & 1));
 }
 
+static void measure_fold(const struct lofi__kernels *kernels, lofi_dtype dtype, void *out,
+                         const void *const *in)
+{
+    const size_t count = FOLD_BYTES / lofi_dtype_bytes(dtype);
+    double best = 1e9;
+    for (int i = 0; i < FOLD_ROUNDS; i++) {
+        double begin = seconds();
+        for (int j = 0; j < FOLD_REPEATS; j++)
+            kernels->fold[LOFI_SUM][dtype](out, in, 2, 1.0, count);
+        double taken = (seconds() - begin) / FOLD_REPEATS;
+        if (taken < best) best = taken;
+    }
+    printf("fold SUM of 2 %-8s %-8s %6.2f G elements/s %7.2f GB/s read and written\n",
+           kernels->name, lofi_dtype_name(dtype), 1e-9 * (double)count / best,
+           3e-9 * (double)FOLD_BYTES / best);
+}
+
+static void measure_folds(void *out, const void *const *in)
+{
+    const struct lofi__kernels *kernels;
+    for (int i = 0; (kernels = lofi__kernels_at(i)) != NULL; i++) {
+        measure_fold(kernels, LOFI_F32, out, in);
+        measure_fold(kernels, LOFI_F16, out, in);
+        measure_fold(kernels, LOFI_BF16, out, in);
+    }
+}
+
 int main(void)
 {
     void *buffer[INPUTS + 1];
@@ -64,6 +98,7 @@ int main(void)
         if (i > 0) in[i - 1] = buffer[i];
     }
     printf("%s\n", lofi_build_info());
+    measure_folds(buffer[0], in);
     for (int inputs = 2; inputs <= INPUTS; inputs++) {
         measure_mean(LOFI_F64, "f64", buffer[0], in, inputs);
         measure_mean(LOFI_F32, "f32", buffer[0], in, inputs);

@@ -1,57 +1,7 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * The mean, to the bit, and the conversions it rounds with.
- *
- * Roundings are compared with a search: all finite numbers of a 16-bit format in order, and the
- * exact middle of two neighbours, which a double holds. It shares nothing with the bit
- * arithmetic that it checks.
- */
-#include "kernels/halffloat.h"
+/* The mean, to the bit, and the conversions it rounds with. */
+#include "nearest.h"
 #include "test.h"
-
-#include <math.h>
-
-struct format {
-    const char *name;
-    int mantissa_bits, bias;
-    uint16_t infinity;
-    uint16_t (*narrow)(double);
-    double (*widen)(uint16_t);
-};
-
-static const struct format formats[] = {
-    {"float16", 10, 15, 0x7c00, lofi__f64_to_f16, lofi__f16_to_f64},
-    {"bfloat16", 7, 127, 0x7f80, lofi__f64_to_bf16, lofi__bf16_to_f64},
-};
-
-/* The value of a pattern without its sign; infinity as the number that would come next. */
-static double value_of(const struct format *f, unsigned pattern)
-{
-    int exponent = (int)(pattern >> f->mantissa_bits);
-    double mantissa = (double)(pattern & ((1u << f->mantissa_bits) - 1));
-    if (exponent == 0) return ldexp(mantissa, 1 - f->bias - f->mantissa_bits);
-    return ldexp(mantissa + (double)(1 << f->mantissa_bits), exponent - f->bias - f->mantissa_bits);
-}
-
-/* Nearest by search, ties to the even pattern. */
-static uint16_t search(const struct format *f, double value)
-{
-    uint16_t sign = signbit(value) ? 0x8000 : 0;
-    double absolute = fabs(value);
-    unsigned low = 0, high = f->infinity;
-
-    if (absolute >= value_of(f, high)) return (uint16_t)(sign | f->infinity);
-    while (high - low > 1) {
-        unsigned middle = (low + high) / 2;
-        if (value_of(f, middle) <= absolute)
-            low = middle;
-        else
-            high = middle;
-    }
-    double tie = (value_of(f, low) + value_of(f, high)) / 2;
-    unsigned nearest = absolute < tie ? low : absolute > tie ? high : low % 2 == 0 ? low : high;
-    return (uint16_t)(sign | nearest);
-}
 
 static void check_narrow(const struct format *f, double value)
 {
@@ -318,7 +268,38 @@ static void test_refused(void)
     EXPECT(lofi_dtype_bytes(LOFI_F64) == 8 && lofi_dtype_bytes(LOFI_F32) == 4);
     EXPECT(lofi_dtype_bytes(LOFI_F16) == 2 && lofi_dtype_bytes(LOFI_BF16) == 2);
     EXPECT(lofi_dtype_bytes(LOFI_BYTES) == 1);
+    EXPECT(lofi_dtype_bytes(LOFI_I8) == 1 && lofi_dtype_bytes(LOFI_U8) == 1);
+    EXPECT(lofi_dtype_bytes(LOFI_I32) == 4 && lofi_dtype_bytes(LOFI_I64) == 8);
     EXPECT(lofi_dtype_bytes(LOFI_DTYPE_COUNT) == 0 && lofi_dtype_bytes((lofi_dtype)-1) == 0);
+}
+
+static void test_names(void)
+{
+    static const char *const names[] = {"float64", "float32", "float16", "bfloat16", "bytes",
+                                        "int8",    "uint8",   "int32",   "int64"};
+    for (int i = 0; i < LOFI_DTYPE_COUNT; i++)
+        EXPECT(strcmp(lofi_dtype_name((lofi_dtype)i), names[i]) == 0);
+    EXPECT(strcmp(lofi_dtype_name(LOFI_DTYPE_COUNT), "unknown") == 0);
+    EXPECT(strcmp(lofi_dtype_name((lofi_dtype)-1), "unknown") == 0);
+}
+
+/* The mean of integers is the first input, as that of bytes. */
+static void test_integers(void)
+{
+    static const lofi_dtype integers[] = {LOFI_BYTES, LOFI_I8, LOFI_U8, LOFI_I32, LOFI_I64};
+    int64_t first[3] = {-1, INT64_MIN, 5}, second[3] = {7, 7, 7}, out[3];
+    const void *two[2] = {first, second};
+
+    for (size_t i = 0; i < sizeof integers / sizeof integers[0]; i++) {
+        const size_t count = sizeof first / lofi_dtype_bytes(integers[i]);
+        memset(out, 0, sizeof out);
+        ASSERT(lofi_mean(integers[i], out, two, NULL, 2, count - 1) == LOFI_OK);
+        EXPECT(memcmp(out, first, sizeof first - lofi_dtype_bytes(integers[i])) == 0);
+        EXPECT(((unsigned char *)out)[sizeof out - 1] == 0);
+        ASSERT(lofi_mean(integers[i], first, two, NULL, 2, count) == LOFI_OK);
+        EXPECT(first[0] == -1 && first[2] == 5);
+        EXPECT(lofi_find_nonfinite(integers[i], first, count) == -1);
+    }
 }
 
 static void put(lofi_dtype dtype, void *data, int i, int is_nan)
@@ -371,6 +352,8 @@ int main(void)
     test_accuracy();
     test_in_place();
     test_refused();
+    test_names();
+    test_integers();
     test_nonfinite();
     return test_end();
 }

@@ -1,0 +1,214 @@
+/* SPDX-License-Identifier: MIT */
+/* What a task must be before a transport sees it, and tasks made from a few arguments. */
+#include "comm/comm.h"
+
+#include <string.h>
+
+static int is_reduction(lofi_collective collective)
+{
+    return collective == LOFI_ALL_REDUCE || collective == LOFI_REDUCE ||
+           collective == LOFI_REDUCE_SCATTER;
+}
+
+static int is_rooted(lofi_collective collective)
+{
+    return collective == LOFI_REDUCE || collective == LOFI_BROADCAST || collective == LOFI_GATHER;
+}
+
+static int is_float(lofi_dtype dtype)
+{
+    return dtype >= LOFI_F64 && dtype <= LOFI_BF16;
+}
+
+static int is_whole(double factor)
+{
+    return factor > -0x1p63 && factor < 0x1p63 && (double)(int64_t)factor == factor;
+}
+
+static lofi_status check_reduction(const lofi_task *task)
+{
+    const char *name = lofi_collective_name(task->collective);
+    const int bits = task->op == LOFI_BAND || task->op == LOFI_BOR || task->op == LOFI_BXOR;
+
+    if ((int)task->op < 0 || task->op >= LOFI_OP_COUNT)
+        lofi_set_error("%s with operation %d: lofi.h lists the values 0 to %d", name, (int)task->op,
+                       LOFI_OP_COUNT - 1);
+    else if (task->dtype == LOFI_BYTES)
+        lofi_set_error("%s of bytes: they have no arithmetic; give a number's dtype", name);
+    else if (bits && is_float(task->dtype))
+        lofi_set_error("%s with %s of %s: bits are of integers", name, lofi_op_name(task->op),
+                       lofi_dtype_name(task->dtype));
+    else if (task->op == LOFI_AVG && !is_float(task->dtype))
+        lofi_set_error("%s with AVG of %s: the mean of integers is none; take SUM, or floats", name,
+                       lofi_dtype_name(task->dtype));
+    else if (task->op == LOFI_PREMUL_SUM && !is_float(task->dtype) && !is_whole(task->factor))
+        lofi_set_error("%s with factor %g of %s: the factor of integers must be whole", name,
+                       task->factor, lofi_dtype_name(task->dtype));
+    else
+        return LOFI_OK;
+    return LOFI_INVALID;
+}
+
+/* The buffers of one side: `slots` of them, or none at all. */
+static lofi_status check_buffers(const lofi_task *task, const char *side, const void *data,
+                                 const void *const *list, int slots)
+{
+    const char *name = lofi_collective_name(task->collective);
+    const size_t each = lofi_dtype_bytes(task->dtype);
+
+    if (task->count == 0 || slots == 0) return LOFI_OK;
+    for (int i = 0; i < (list != NULL && slots > 1 ? slots : 1); i++) {
+        const void *buffer = list != NULL && slots > 1 ? list[i] : data;
+        if (buffer == NULL) {
+            lofi_set_error("%s without %s", name, side);
+            return LOFI_INVALID;
+        }
+        if ((uintptr_t)buffer % each != 0) {
+            lofi_set_error("%s: %s lies at %p, which is not aligned to its elements of %zu bytes",
+                           name, side, buffer, each);
+            return LOFI_INVALID;
+        }
+    }
+    return LOFI_OK;
+}
+
+/* How many slots a rank gives and gets. */
+static int slots_in(const lofi_comm *comm, const lofi_task *task)
+{
+    if (task->collective == LOFI_BROADCAST) return 0;
+    return task->collective == LOFI_REDUCE_SCATTER || task->collective == LOFI_ALL_TO_ALL
+               ? comm->members.count
+               : 1;
+}
+
+static int slots_out(const lofi_comm *comm, const lofi_task *task)
+{
+    switch (task->collective) {
+    case LOFI_REDUCE:
+        return task->root == comm->members.rank ? 1 : 0;
+    case LOFI_GATHER:
+        return task->root == comm->members.rank ? comm->members.count : 0;
+    case LOFI_ALL_GATHER:
+    case LOFI_ALL_TO_ALL:
+        return comm->members.count;
+    default:
+        return 1;
+    }
+}
+
+static lofi_status check_data(const lofi_comm *comm, const lofi_task *task)
+{
+    const char *name = lofi_collective_name(task->collective);
+    const size_t each = lofi_dtype_bytes(task->dtype);
+
+    if (each == 0) {
+        lofi_set_error("%s of dtype %d: lofi.h lists the values 0 to %d", name, (int)task->dtype,
+                       LOFI_DTYPE_COUNT - 1);
+        return LOFI_INVALID;
+    }
+    if (task->count > SIZE_MAX / 2 / each / (size_t)comm->members.count) {
+        lofi_set_error("%s of %zu elements: more than an address space", name, task->count);
+        return LOFI_INVALID;
+    }
+    if (is_rooted(task->collective) && (task->root < 0 || task->root >= comm->members.count)) {
+        lofi_set_error("%s with root %d among %d ranks", name, task->root, comm->members.count);
+        return LOFI_INVALID;
+    }
+    lofi_status st = is_reduction(task->collective) ? check_reduction(task) : LOFI_OK;
+    if (st == LOFI_OK)
+        st = check_buffers(task, "input", task->in, task->in_list, slots_in(comm, task));
+    if (st == LOFI_OK)
+        st = check_buffers(task, "output", task->out, (const void *const *)task->out_list,
+                           slots_out(comm, task));
+    return st;
+}
+
+lofi_status lofi__task_check(const lofi_comm *comm, const lofi_task *task, lofi_task *checked)
+{
+    static const lofi_task none = LOFI_TASK_INIT;
+
+    if (task == NULL || task->size < sizeof *task) {
+        lofi_set_error("a task must be given, and its size be set by LOFI_TASK_INIT");
+        return LOFI_INVALID;
+    }
+    if ((int)task->collective < 0 || task->collective >= LOFI_COLLECTIVE_COUNT ||
+        comm->transport->run[task->collective] == NULL) {
+        lofi_set_error("collective %s is not one of a communicator",
+                       lofi_collective_name(task->collective));
+        return LOFI_INVALID;
+    }
+    if (task->timeout_ms < 0) {
+        lofi_set_error("%s with a timeout of %d ms", lofi_collective_name(task->collective),
+                       task->timeout_ms);
+        return LOFI_INVALID;
+    }
+    /* What is not read must not make ranks differ. */
+    *checked = none;
+    checked->collective = task->collective;
+    checked->timeout_ms = task->timeout_ms > 0 ? task->timeout_ms : comm->timeout_ms;
+    if (task->collective == LOFI_BARRIER) return LOFI_OK;
+    lofi_status st = check_data(comm, task);
+    if (st != LOFI_OK) return st;
+    checked->dtype = task->dtype;
+    checked->count = task->count;
+    checked->in = task->in;
+    checked->out = task->out;
+    if (slots_in(comm, task) > 1) checked->in_list = task->in_list;
+    if (slots_out(comm, task) > 1) checked->out_list = task->out_list;
+    if (is_rooted(task->collective)) checked->root = task->root;
+    if (is_reduction(task->collective)) checked->op = task->op;
+    if (checked->op == LOFI_PREMUL_SUM) checked->factor = task->factor;
+    return LOFI_OK;
+}
+
+lofi_status lofi_all_reduce(lofi_comm *comm, const void *in, void *out, size_t count,
+                            lofi_dtype dtype, lofi_op op)
+{
+    lofi_task task = LOFI_TASK_INIT;
+    task.collective = LOFI_ALL_REDUCE;
+    task.dtype = dtype;
+    task.op = op;
+    task.count = count;
+    task.in = in;
+    task.out = out;
+    return lofi_run(comm, &task);
+}
+
+lofi_status lofi_broadcast(lofi_comm *comm, void *data, size_t bytes, int root)
+{
+    lofi_task task = LOFI_TASK_INIT;
+    task.collective = LOFI_BROADCAST;
+    task.root = root;
+    task.count = bytes;
+    task.out = data;
+    return lofi_run(comm, &task);
+}
+
+lofi_status lofi_all_gather(lofi_comm *comm, const void *in, void *out, size_t bytes)
+{
+    lofi_task task = LOFI_TASK_INIT;
+    task.collective = LOFI_ALL_GATHER;
+    task.count = bytes;
+    task.in = in;
+    task.out = out;
+    return lofi_run(comm, &task);
+}
+
+lofi_status lofi_reduce_scatter(lofi_comm *comm, const void *in, void *out, size_t count,
+                                lofi_dtype dtype, lofi_op op)
+{
+    lofi_task task = LOFI_TASK_INIT;
+    task.collective = LOFI_REDUCE_SCATTER;
+    task.dtype = dtype;
+    task.op = op;
+    task.count = count;
+    task.in = in;
+    task.out = out;
+    return lofi_run(comm, &task);
+}
+
+lofi_status lofi_barrier(lofi_comm *comm)
+{
+    lofi_task task = LOFI_TASK_INIT;
+    return lofi_run(comm, &task);
+}

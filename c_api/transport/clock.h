@@ -1,0 +1,16 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef LOFI_TRANSPORT_CLOCK_H
+#define LOFI_TRANSPORT_CLOCK_H
+
+#include <stdint.h>
+#include <time.h>
+
+/* Nanoseconds of CLOCK_MONOTONIC. */
+static inline int64_t lofi__now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+#endif /* LOFI_TRANSPORT_CLOCK_H */

@@ -1,0 +1,445 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Collectives in the memory that processes of one machine share.
+ *
+ * Data goes through the slots in chunks that stay in a core's cache: a rank copies a chunk of its
+ * input into its slot, and the others read it there. A chunk is a stage. Stages are numbered from
+ * the creation of the communicator on, the same on every rank, because every rank knows from the
+ * task alone how many a collective takes. Stage s uses slot s % 2 of each rank. In stage s a rank
+ *
+ *   1. begins: waits until every rank has published stage s-1;
+ *   2. writes slot s % 2 of its own, if it gives something;
+ *   3. publishes s;
+ *   4. waits until those from which it reads have published s, and reads their slots s % 2.
+ *
+ * Why two slots suffice. A slot is written in stage s and again in s+2. Whoever reads it in stage s
+ * does so, in its program order, before it publishes s+1 (point 4 before the next point 3). The
+ * writer begins s+2 only after all have published s+1. So every read of s is over when s+2 is
+ * written; the acquire of the wait pairs with the release of the publication, which orders the two
+ * across cores. One slot would not do: after stage s the writer may not write again before it knows
+ * that the others have read, which they say only with s+1. The same argument covers the records of
+ * calls, two for each rank, by the number of the collective: each has at least one stage.
+ *
+ * And no more than one wait for each chunk is paid for: the wait of a beginning is over before it
+ * starts unless the other rank is more than a whole chunk behind.
+ *
+ * All-reduce. Flat: each rank reduces everything from everybody's slots, one stage a chunk. Its own
+ * operand comes from its own buffer, which the copy has just brought into the cache. With two ranks
+ * nothing moves fewer bytes. Split: with more ranks, each reduces its piece of the chunk and hands
+ * the result on in the slot of the next stage: two stages, (n-1)/n of a chunk read twice instead
+ * of n-1 chunks once. (A tree of pairs would read log n chunks, but rounds in another order.) Both
+ * sum in rank order, by the same kernel: the same bits.
+ *
+ * The idea of cache-sized chunks with two alternating buffers is that of DeepSpeed's
+ * csrc/cpu/comm/shm.cpp (PRs 4049, 5320), which fixes the number of ranks and knows no errors.
+ */
+#define _GNU_SOURCE
+#include "core/mem.h"
+#include "kernels/kernels.h"
+#include "transport/shm_open.h"
+#include "transport/shm_wait.h"
+
+#include <string.h>
+
+/* One collective on its way. */
+struct run {
+    struct lofi__shm *shm;
+    const lofi_task *task;
+    struct lofi__shm_wait wait;
+    int rank, count;      /* of this rank; ranks */
+    size_t bytes;         /* of an element */
+    uint32_t first_stage; /* of this collective: calls are compared in it */
+};
+
+static struct lofi__shm_call call_of(const lofi_task *task)
+{
+    struct lofi__shm_call call = {.collective = (uint32_t)task->collective,
+                                  .dtype = (uint32_t)task->dtype,
+                                  .op = (uint32_t)task->op,
+                                  .root = (uint32_t)task->root,
+                                  .count = task->count};
+    memcpy(&call.factor, &task->factor, sizeof call.factor);
+    return call;
+}
+
+/* Says which collective this rank is in. Visible to the others with the first stage. */
+static lofi_status start(struct run *run, struct lofi__shm *shm, const lofi_task *task,
+                         const struct lofi__turn *turn)
+{
+    *run = (struct run){.shm = shm,
+                        .task = task,
+                        .wait = {.turn = turn, .call = call_of(task)},
+                        .rank = shm->members->rank,
+                        .count = shm->members->count,
+                        .bytes = lofi_dtype_bytes(task->dtype),
+                        .first_stage = shm->stage + 1};
+    shm->call_number++;
+    return lofi__shm_check(shm, &run->wait);
+}
+
+static char *slot(const struct run *run, int rank, uint32_t stage)
+{
+    return lofi__segment_slot(&run->shm->segment, rank, stage % LOFI__SHM_SLOTS);
+}
+
+/* Point 1. Gives the number of the stage. */
+static lofi_status begin_stage(struct run *run, uint32_t *stage)
+{
+    struct lofi__shm *shm = run->shm;
+    lofi_status st = LOFI_OK;
+
+    for (int rank = 0; rank < run->count && st == LOFI_OK; rank++)
+        if (rank != run->rank) st = lofi__shm_wait_for(shm, &run->wait, rank, shm->stage);
+    *stage = shm->stage + 1;
+    if (st == LOFI_OK && *stage == run->first_stage)
+        lofi__segment_rank(&shm->segment, run->rank)->call[shm->call_number % LOFI__SHM_SLOTS] =
+            run->wait.call;
+    return st;
+}
+
+/* Point 4, for one rank. */
+static lofi_status wait_for(struct run *run, int rank, uint32_t stage)
+{
+    struct lofi__shm *shm = run->shm;
+
+    lofi_status st = lofi__shm_wait_for(shm, &run->wait, rank, stage);
+    if (st != LOFI_OK || stage != run->first_stage) return st;
+    const struct lofi__shm_call *theirs =
+        &lofi__segment_rank(&shm->segment, rank)->call[shm->call_number % LOFI__SHM_SLOTS];
+    if (memcmp(&run->wait.call, theirs, sizeof *theirs) == 0) return LOFI_OK;
+    return lofi__shm_fail(shm, &run->wait, LOFI__SHM_MISMATCH, rank);
+}
+
+static lofi_status wait_for_all(struct run *run, uint32_t stage)
+{
+    lofi_status st = LOFI_OK;
+    for (int rank = 0; rank < run->count && st == LOFI_OK; rank++)
+        if (rank != run->rank) st = wait_for(run, rank, stage);
+    return st;
+}
+
+/* How many elements of a slot of the task go into one stage, if the slot in memory takes `parts`
+ * of them. */
+static size_t chunk_count(const struct run *run, int parts)
+{
+    const size_t line = LOFI__SHM_LINE / run->bytes; /* parts begin at a line */
+    const size_t fits = run->shm->segment.header->slot_bytes / (run->bytes * (size_t)parts);
+    return fits / line * line;
+}
+
+static size_t smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+/* ---- movers: what a rank writes and reads in a stage of `count` elements from `begin` ---------- */
+
+struct mover {
+    int parts; /* of a slot in memory: 1, or one for each rank */
+    int to_root, from_root;
+    void (*write)(struct run *run, uint32_t stage, size_t begin, size_t count);
+    void (*read)(struct run *run, uint32_t stage, size_t begin, size_t count);
+};
+
+/* Who gives, and who gets. */
+static int gives(const struct run *run, const struct mover *mover)
+{
+    return mover->from_root ? run->rank == run->task->root
+                            : !mover->to_root || run->rank != run->task->root;
+}
+
+static int gets(const struct run *run, const struct mover *mover)
+{
+    return mover->to_root ? run->rank == run->task->root
+                          : !mover->from_root || run->rank != run->task->root;
+}
+
+static lofi_status wait_for_givers(struct run *run, const struct mover *mover, uint32_t stage)
+{
+    return mover->from_root ? wait_for(run, run->task->root, stage) : wait_for_all(run, stage);
+}
+
+static lofi_status move(void *state, const lofi_task *task, const struct lofi__turn *turn,
+                        const struct mover *mover)
+{
+    struct run run;
+    uint32_t stage = 0;
+    size_t begin = 0;
+
+    lofi_status st = start(&run, state, task, turn);
+    const size_t chunk = chunk_count(&run, mover->parts == 1 ? 1 : run.count);
+    do { /* once for no elements too: there is a stage in which calls are compared */
+        const size_t count = smaller(task->count - begin, chunk);
+        if (st == LOFI_OK) st = begin_stage(&run, &stage);
+        if (st != LOFI_OK) return st;
+        if (gives(&run, mover)) mover->write(&run, stage, begin, count);
+        lofi__shm_publish(run.shm);
+        if (gets(&run, mover)) {
+            st = wait_for_givers(&run, mover, stage);
+            if (st != LOFI_OK) return st;
+            mover->read(&run, stage, begin, count);
+        }
+        begin += count;
+    } while (begin < task->count);
+    return LOFI_OK;
+}
+
+static void copy(char *out, const char *in, size_t bytes)
+{
+    if (out != in && bytes > 0) memcpy(out, in, bytes);
+}
+
+/* The part for `rank` in a slot that has one for each. */
+static char *part(const struct run *run, int owner, int rank, uint32_t stage)
+{
+    return slot(run, owner, stage) + (size_t)rank * chunk_count(run, run->count) * run->bytes;
+}
+
+static void write_own(struct run *run, uint32_t stage, size_t begin, size_t count)
+{
+    const char *in = (const char *)run->task->in + begin * run->bytes;
+    memcpy(slot(run, run->rank, stage), in, count * run->bytes);
+}
+
+static void write_root(struct run *run, uint32_t stage, size_t begin, size_t count)
+{
+    const char *data = (const char *)run->task->out + begin * run->bytes;
+    memcpy(slot(run, run->rank, stage), data, count * run->bytes);
+}
+
+static void write_parts(struct run *run, uint32_t stage, size_t begin, size_t count)
+{
+    for (int rank = 0; rank < run->count; rank++)
+        if (rank != run->rank)
+            memcpy(part(run, run->rank, rank, stage),
+                   lofi__in_slot(run->task, rank) + begin * run->bytes, count * run->bytes);
+}
+
+static void read_root(struct run *run, uint32_t stage, size_t begin, size_t count)
+{
+    memcpy((char *)run->task->out + begin * run->bytes, slot(run, run->task->root, stage),
+           count * run->bytes);
+}
+
+/* Slots of all ranks, one after another. */
+static void read_all(struct run *run, uint32_t stage, size_t begin, size_t count)
+{
+    const size_t offset = begin * run->bytes, bytes = count * run->bytes;
+
+    for (int rank = 0; rank < run->count; rank++) {
+        const char *from =
+            rank == run->rank ? (const char *)run->task->in + offset : slot(run, rank, stage);
+        copy(lofi__out_slot(run->task, rank) + offset, from, bytes);
+    }
+}
+
+static void read_parts(struct run *run, uint32_t stage, size_t begin, size_t count)
+{
+    const size_t offset = begin * run->bytes, bytes = count * run->bytes;
+
+    for (int rank = 0; rank < run->count; rank++) {
+        const char *from = rank == run->rank ? lofi__in_slot(run->task, rank) + offset
+                                             : part(run, rank, run->rank, stage);
+        copy(lofi__out_slot(run->task, rank) + offset, from, bytes);
+    }
+}
+
+static void fold(struct run *run, void *out, const void *const *in, size_t count)
+{
+    const lofi_task *task = run->task;
+    lofi__kernels_get()->fold[task->op][task->dtype](out, in, run->count, task->factor, count);
+}
+
+static void fold_all(struct run *run, uint32_t stage, size_t begin, size_t count)
+{
+    const void **in = run->shm->operand;
+
+    for (int rank = 0; rank < run->count; rank++)
+        in[rank] = slot(run, rank, stage);
+    in[run->rank] = (const char *)run->task->in + begin * run->bytes;
+    fold(run, (char *)run->task->out + begin * run->bytes, in, count);
+}
+
+static void fold_parts(struct run *run, uint32_t stage, size_t begin, size_t count)
+{
+    const void **in = run->shm->operand;
+
+    for (int rank = 0; rank < run->count; rank++)
+        in[rank] = part(run, rank, run->rank, stage);
+    in[run->rank] = lofi__in_slot(run->task, run->rank) + begin * run->bytes;
+    fold(run, (char *)run->task->out + begin * run->bytes, in, count);
+}
+
+static lofi_status broadcast(void *state, const lofi_task *task, const struct lofi__turn *turn)
+{
+    static const struct mover mover = {
+        .parts = 1, .from_root = 1, .write = write_root, .read = read_root};
+    return move(state, task, turn, &mover);
+}
+
+static lofi_status reduce(void *state, const lofi_task *task, const struct lofi__turn *turn)
+{
+    static const struct mover mover = {
+        .parts = 1, .to_root = 1, .write = write_own, .read = fold_all};
+    return move(state, task, turn, &mover);
+}
+
+static lofi_status gather(void *state, const lofi_task *task, const struct lofi__turn *turn)
+{
+    static const struct mover mover = {
+        .parts = 1, .to_root = 1, .write = write_own, .read = read_all};
+    return move(state, task, turn, &mover);
+}
+
+static lofi_status all_gather(void *state, const lofi_task *task, const struct lofi__turn *turn)
+{
+    static const struct mover mover = {.parts = 1, .write = write_own, .read = read_all};
+    return move(state, task, turn, &mover);
+}
+
+static lofi_status reduce_scatter(void *state, const lofi_task *task, const struct lofi__turn *turn)
+{
+    static const struct mover mover = {.parts = 0, .write = write_parts, .read = fold_parts};
+    return move(state, task, turn, &mover);
+}
+
+static lofi_status all_to_all(void *state, const lofi_task *task, const struct lofi__turn *turn)
+{
+    static const struct mover mover = {.parts = 0, .write = write_parts, .read = read_parts};
+    return move(state, task, turn, &mover);
+}
+
+static void write_nothing(struct run *run, uint32_t stage, size_t begin, size_t count)
+{
+    (void)run, (void)stage, (void)begin, (void)count;
+}
+
+static lofi_status barrier(void *state, const lofi_task *task, const struct lofi__turn *turn)
+{
+    static const struct mover mover = {.parts = 1, .write = write_nothing, .read = write_nothing};
+    return move(state, task, turn, &mover);
+}
+
+/* ---- all-reduce ------------------------------------------------------------------------------ */
+
+/* Up to so many bytes a second stage costs more than the reading that it saves. */
+#define FLAT_BYTES ((size_t)8 << 10)
+
+static lofi_status all_reduce_flat(void *state, const lofi_task *task,
+                                   const struct lofi__turn *turn)
+{
+    static const struct mover mover = {.parts = 1, .write = write_own, .read = fold_all};
+    return move(state, task, turn, &mover);
+}
+
+/* Where the piece of `rank` begins in a chunk of `count` elements; that of `count` ranks: its end. */
+static size_t piece_begin(const struct run *run, int rank, size_t count)
+{
+    const size_t line = LOFI__SHM_LINE / run->bytes;
+    const size_t lines = (count + line - 1) / line;
+    return smaller(lines * (size_t)rank / (size_t)run->count * line, count);
+}
+
+/* Stage one: give the others their pieces, reduce the own one. */
+static void write_others(struct run *run, uint32_t stage, size_t begin, size_t count)
+{
+    const size_t from = piece_begin(run, run->rank, count);
+    const size_t to = piece_begin(run, run->rank + 1, count);
+    const char *in = (const char *)run->task->in + begin * run->bytes;
+    char *out = slot(run, run->rank, stage);
+
+    memcpy(out, in, from * run->bytes);
+    memcpy(out + to * run->bytes, in + to * run->bytes, (count - to) * run->bytes);
+}
+
+static void reduce_piece(struct run *run, uint32_t stage, size_t begin, size_t count)
+{
+    const size_t from = piece_begin(run, run->rank, count);
+    const size_t size = piece_begin(run, run->rank + 1, count) - from;
+    const void **in = run->shm->operand;
+
+    for (int rank = 0; rank < run->count; rank++)
+        in[rank] = slot(run, rank, stage) + from * run->bytes;
+    in[run->rank] = (const char *)run->task->in + (begin + from) * run->bytes;
+    fold(run, (char *)run->task->out + (begin + from) * run->bytes, in, size);
+}
+
+/* Stage two: give the result of the own piece, take those of the others. */
+static void write_piece(struct run *run, uint32_t stage, size_t begin, size_t count)
+{
+    const size_t from = piece_begin(run, run->rank, count);
+    const size_t size = piece_begin(run, run->rank + 1, count) - from;
+
+    memcpy(slot(run, run->rank, stage) + from * run->bytes,
+           (const char *)run->task->out + (begin + from) * run->bytes, size * run->bytes);
+}
+
+static void read_pieces(struct run *run, uint32_t stage, size_t begin, size_t count)
+{
+    for (int rank = 0; rank < run->count; rank++) {
+        const size_t from = piece_begin(run, rank, count);
+        const size_t size = piece_begin(run, rank + 1, count) - from;
+        if (rank != run->rank)
+            memcpy((char *)run->task->out + (begin + from) * run->bytes,
+                   slot(run, rank, stage) + from * run->bytes, size * run->bytes);
+    }
+}
+
+static lofi_status all_reduce_split(void *state, const lofi_task *task,
+                                    const struct lofi__turn *turn)
+{
+    struct run run;
+    uint32_t stage = 0;
+
+    lofi_status st = start(&run, state, task, turn);
+    const size_t chunk = chunk_count(&run, 1);
+    for (size_t begin = 0; begin < task->count && st == LOFI_OK; begin += chunk) {
+        const size_t count = smaller(task->count - begin, chunk);
+
+        st = begin_stage(&run, &stage);
+        if (st != LOFI_OK) return st;
+        write_others(&run, stage, begin, count);
+        lofi__shm_publish(run.shm);
+        st = wait_for_all(&run, stage);
+        if (st != LOFI_OK) return st;
+        reduce_piece(&run, stage, begin, count);
+
+        st = begin_stage(&run, &stage); /* over at once: wait_for_all has waited for it */
+        if (st != LOFI_OK) return st;
+        write_piece(&run, stage, begin, count);
+        lofi__shm_publish(run.shm);
+        st = wait_for_all(&run, stage);
+        if (st == LOFI_OK) read_pieces(&run, stage, begin, count);
+    }
+    return st;
+}
+
+static lofi_status all_reduce(void *state, const lofi_task *task, const struct lofi__turn *turn)
+{
+    const struct lofi__shm *shm = state;
+    const int flat = shm->members->count == 2 || lofi__slot_bytes(task) <= FLAT_BYTES;
+    return (flat ? all_reduce_flat : all_reduce_split)(state, task, turn);
+}
+
+/* ---- the table ------------------------------------------------------------------------------- */
+
+static void abort_shm(void *state)
+{
+    struct lofi__shm *shm = state;
+    lofi__shm_break(shm, LOFI__SHM_ABORTED, shm->members->rank);
+}
+
+const struct lofi__transport lofi__transport_shm = {
+    .name = "shm",
+    .open = lofi__shm_open,
+    .run = {[LOFI_ALL_REDUCE] = all_reduce,
+            [LOFI_REDUCE] = reduce,
+            [LOFI_BROADCAST] = broadcast,
+            [LOFI_ALL_GATHER] = all_gather,
+            [LOFI_GATHER] = gather,
+            [LOFI_REDUCE_SCATTER] = reduce_scatter,
+            [LOFI_ALL_TO_ALL] = all_to_all,
+            [LOFI_BARRIER] = barrier},
+    .abort = abort_shm,
+    .close = lofi__shm_close,
+};
