@@ -511,11 +511,11 @@ typedef struct lofi_comm lofi_comm;
  * waits for a collective, or, posted, on the communicator's thread; never two at once. */
 typedef struct lofi_host_functions {
     size_t size;
-    /* `bytes` bytes of each rank, in rank order, into out (n * bytes). */
-    lofi_status (*all_gather)(void *ctx, const void *in, void *out, size_t bytes);
-    /* Piece j of `in` (n * bytes) goes to rank j, piece j of `out` comes from it. Optional: by
-     * default through all_gather, with n times the traffic. */
-    lofi_status (*all_to_all)(void *ctx, const void *in, void *out, size_t bytes);
+    /* As for bootstrap: often it is the same function. */
+    lofi_allgather_fn all_gather;
+    /* Piece j of `in` (n pieces of `bytes` bytes) goes to rank j, piece j of `out` comes from it.
+     * Optional: by default through all_gather, with n times the traffic. */
+    lofi_status (*all_to_all)(void *ctx, const void *in, size_t bytes, void *out);
     /* Optional: by default through all_gather. */
     lofi_status (*broadcast)(void *ctx, void *data, size_t bytes, int root);
     void *ctx; /* borrowed until the communicator is destroyed */

@@ -76,7 +76,7 @@ static lofi_status checked(const struct host *host, const char *what, lofi_statu
 static lofi_status host_all_gather(const struct host *host, const void *in, void *out, size_t bytes)
 {
     const unsigned errors = lofi__error_count();
-    return checked(host, "all_gather", host->call.all_gather(host->call.ctx, in, out, bytes),
+    return checked(host, "all_gather", host->call.all_gather(host->call.ctx, in, bytes, out),
                    errors);
 }
 
@@ -88,7 +88,7 @@ static lofi_status host_all_to_all(const struct host *host, const char *in, char
     lofi_status st = LOFI_OK;
 
     if (host->call.all_to_all != NULL)
-        return checked(host, "all_to_all", host->call.all_to_all(host->call.ctx, in, out, bytes),
+        return checked(host, "all_to_all", host->call.all_to_all(host->call.ctx, in, bytes, out),
                        errors);
     char *all = lofi__mem_create((size_t)count, bytes);
     if (all == NULL) return LOFI_NO_MEMORY;

@@ -34,7 +34,7 @@ static double one_memcpy(char *out, const char *in, size_t bytes)
 
 static int job(struct rank *rank)
 {
-    static const size_t sizes[] = {4096, 1 << 20, 25 << 20, 344 << 20};
+    static const size_t sizes[] = {4, 4096, 65536, 1 << 18, 1 << 20, 25 << 20, 344 << 20};
     lofi_comm_options options = LOFI_COMM_OPTIONS_INIT;
     lofi_comm *comm = NULL;
     const size_t most = (size_t)344 << 20;

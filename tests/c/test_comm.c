@@ -48,7 +48,7 @@ static lofi_status read_all(int fd, char *data, size_t bytes)
 /* In pieces that a pipe holds, so that all may write before they read. */
 #define PIPE_BYTES ((size_t)32 << 10)
 
-static lofi_status host_all_to_all(void *ctx, const void *in, void *out, size_t bytes)
+static lofi_status host_all_to_all(void *ctx, const void *in, size_t bytes, void *out)
 {
     const struct host *host = ctx;
     lofi_status st = LOFI_OK;
@@ -65,14 +65,14 @@ static lofi_status host_all_to_all(void *ctx, const void *in, void *out, size_t 
     return st;
 }
 
-static lofi_status host_all_gather(void *ctx, const void *in, void *out, size_t bytes)
+static lofi_status host_all_gather(void *ctx, const void *in, size_t bytes, void *out)
 {
     const struct host *host = ctx;
     char *all = malloc((size_t)host->count * bytes + 1);
 
     for (int to = 0; to < host->count; to++)
         memcpy(all + (size_t)to * bytes, in, bytes);
-    lofi_status st = host_all_to_all(ctx, all, out, bytes);
+    lofi_status st = host_all_to_all(ctx, all, bytes, out);
     free(all);
     return st;
 }

@@ -59,6 +59,82 @@ static lofi_status make_session(void **out)
     return st;
 }
 
+/* A world of one rank. */
+static lofi_status gather_alone(void *ctx, const void *mine, size_t bytes, void *all)
+{
+    (void)ctx;
+    memcpy(all, mine, bytes);
+    return LOFI_OK;
+}
+
+static lofi_status make_comm(const char *transport, void **out)
+{
+    lofi_comm_options options = LOFI_COMM_OPTIONS_INIT;
+    lofi_host_functions host = LOFI_HOST_FUNCTIONS_INIT;
+    lofi_comm *comm = NULL;
+
+    host.all_gather = gather_alone;
+    options.transport = transport;
+    options.host = &host;
+    lofi_status st = lofi_comm_create(&options, gather_alone, NULL, &comm);
+    *out = comm;
+    return st;
+}
+
+static lofi_status make_self(void **out)
+{
+    return make_comm("self", out);
+}
+
+static lofi_status make_host(void **out)
+{
+    return make_comm("host", out);
+}
+
+static lofi_status make_shm(void **out)
+{
+    return make_comm("shm", out);
+}
+
+static lofi_comm *fixed_comm;
+
+/* Refused before it is queued: the communicator goes on. */
+static lofi_status make_request(void **out)
+{
+    float data = 1;
+    lofi_request *request = NULL;
+    lofi_task task = LOFI_TASK_INIT;
+
+    task.collective = LOFI_ALL_REDUCE;
+    task.dtype = LOFI_F32;
+    task.count = 1;
+    task.in = task.out = &data;
+    lofi_status st = lofi_post(fixed_comm, &task, NULL, NULL, &request);
+    if (st == LOFI_OK) EXPECT(lofi_request_wait(request, -1) == LOFI_OK && data == 1);
+    *out = request;
+    return st;
+}
+
+static lofi_status average(void **out)
+{
+    float data = 7;
+
+    *out = NULL;
+    lofi_status st = lofi_finalize_average(fixed_comm, fixed_comm, LOFI_F32, &data, 1, NULL, 0);
+    if (st == LOFI_OK) EXPECT(data == 7);
+    return st;
+}
+
+static void destroy_comm(void *object)
+{
+    lofi_comm_destroy(object);
+}
+
+static void destroy_request(void *object)
+{
+    lofi_request_destroy(object);
+}
+
 static void destroy_topology(void *object)
 {
     lofi_topology_destroy(object);
@@ -143,6 +219,15 @@ int main(void)
     fixed_topology = world_topology(0, 6, 3);
     exhaust(make_group, destroy_group, 2);
     exhaust(make_session, destroy_session, 1);
+    exhaust(make_self, destroy_comm, 2);
+    exhaust(make_host, destroy_comm, 6);
+    exhaust(make_shm, destroy_comm, 7);
+    void *comm = NULL;
+    ASSERT(make_self(&comm) == LOFI_OK);
+    fixed_comm = comm;
+    exhaust(make_request, destroy_request, 1);
+    exhaust(average, destroy_request, 5);
+    lofi_comm_destroy(fixed_comm);
     test_other_failures();
     test_overflow();
     lofi_topology_destroy(fixed_topology);
