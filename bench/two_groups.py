@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: MIT
+"""A job of ranks on this machine with a lofi and a gloo group of all of them, for benchmarks."""
+
+import os
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+
+def _rank_main(
+    rank: int, function: Callable, arguments: Any, world_size: int, port: int, results: Any
+) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(
+        RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_WORLD_SIZE=str(world_size),
+        MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), GLOO_SOCKET_IFNAME="lo",
+    )  # fmt: skip
+    dist.init_process_group("lofi")
+    groups = {kind: dist.new_group(backend=kind) for kind in ("gloo", "lofi")}
+    measured = function(groups, *arguments)
+    if rank == 0:
+        results.put(measured)
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def run(function: Callable, world_size: int, *arguments: Any) -> Any:
+    """`function(groups, *arguments)` in every rank; what it returns on the first one."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    context = mp.get_context("spawn")
+    results = context.SimpleQueue()
+    ranks = mp.spawn(
+        _rank_main, (function, arguments, world_size, port, results), world_size, join=False
+    )
+    measured = results.get()
+    while not ranks.join():
+        pass
+    return measured
+
+
+def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
+    import csv
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    print(f"wrote {path}")
