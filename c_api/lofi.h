@@ -543,15 +543,16 @@ typedef struct lofi_comm_options {
     }
 
 /*
- * Collective: all ranks call it. `allgather` is called three times at most (shm) or never; it
- * may be NULL for host and self.
+ * Collective: all ranks call it. shm calls `allgather` up to five times, and starts nothing else
+ * to find the others; host and self take NULL.
  *
- * shm: LOFI_UNSUPPORTED, with the same sentence on every rank, when the ranks do not share a
- * machine (its boot, network, process and IPC namespaces), or one of them can't map the memory of
- * the first: in a container with little /dev/shm and a closed /proc, say. LOFI_ABI when ranks run
- * different releases. The memory has no name any more when the call returns, so nothing is left
- * behind however the processes end. It takes 2 * slot_bytes for each rank.
- * LOFI_INVALID names the option that is wrong.
+ * shm: LOFI_UNSUPPORTED when the ranks do not share a machine (its boot, and its network, process
+ * and IPC namespaces), LOFI_SYSTEM when its memory can't be made or mapped (in a container with
+ * little /dev/shm and a closed /proc, say), LOFI_ABI when they run different releases; each with
+ * the same sentence on every rank. The memory, 2 * slot_bytes for each rank, has no name any more
+ * when the call returns, so nothing is left behind however the processes end.
+ * LOFI_INVALID names the option that is wrong; LOFI_NO_MEMORY, and the status of `allgather`, are
+ * this rank's own.
  */
 lofi_status lofi_comm_create(const lofi_comm_options *options, lofi_allgather_fn allgather,
                              void *ctx, lofi_comm **out);

@@ -32,7 +32,7 @@ struct hello {
     int32_t rank, count;
     int32_t pid;
     uint64_t slot_bytes; /* asked for; 0: to be chosen */
-    uint64_t cores;      /* that this process may use */
+    cpu_set_t cores;     /* that this process may use: often each rank has been given its own */
     struct lofi__host host;
     char problem[256]; /* "": none */
 };
@@ -52,8 +52,6 @@ static void keep_error(char *problem, size_t bytes)
 
 static void fill_hello(struct hello *hello, const struct lofi__members *members, size_t slot_bytes)
 {
-    cpu_set_t cores;
-
     memset(hello, 0, sizeof *hello);
     hello->magic = HELLO_MAGIC;
     hello->layout = LOFI__SHM_LAYOUT;
@@ -62,8 +60,9 @@ static void fill_hello(struct hello *hello, const struct lofi__members *members,
     hello->count = members->count;
     hello->pid = (int32_t)getpid();
     hello->slot_bytes = slot_bytes;
-    hello->cores = sched_getaffinity(0, sizeof cores, &cores) == 0 ? (uint64_t)CPU_COUNT(&cores)
-                                                                   : (uint64_t)members->count;
+    /* It fails on machines of more than 1024 cores, which are not soon crowded. */
+    if (sched_getaffinity(0, sizeof hello->cores, &hello->cores) != 0)
+        memset(&hello->cores, 0xff, sizeof hello->cores);
     if (lofi__host_fill(&hello->host) != LOFI_OK) keep_error(hello->problem, sizeof hello->problem);
 }
 
@@ -108,14 +107,15 @@ static lofi_status first_problem(const struct answer *all, const struct lofi__me
     return LOFI_OK;
 }
 
-/* Second and third round with one kind of memory. */
+/* Second and third round with one kind of memory. `agreed`: all ranks know the status. */
 static lofi_status share(struct lofi__shm *shm, int kind, size_t slot_bytes,
-                         lofi_allgather_fn allgather, void *ctx, struct answer *all)
+                         lofi_allgather_fn allgather, void *ctx, struct answer *all, int *agreed)
 {
     const struct lofi__members *members = shm->members;
     struct answer mine;
     lofi_status st = LOFI_OK;
 
+    *agreed = 0;
     memset(&mine, 0, sizeof mine);
     if (members->rank == 0)
         st = lofi__segment_create(&shm->segment, kind, members->count, slot_bytes);
@@ -123,26 +123,32 @@ static lofi_status share(struct lofi__shm *shm, int kind, size_t slot_bytes,
     mine.place = shm->segment.place;
     if (st != LOFI_OK) keep_error(mine.problem, sizeof mine.problem);
     st = allgather(ctx, &mine, sizeof mine, all);
-    if (st == LOFI_OK) st = first_problem(all, members);
+    if (st != LOFI_OK) return st;
+    *agreed = 1;
+    st = first_problem(all, members);
     if (st != LOFI_OK) return st;
 
+    *agreed = 0;
     if (members->rank != 0) st = lofi__segment_open(&shm->segment, &all[0].place, members->count);
     mine.status = st;
     if (st != LOFI_OK) keep_error(mine.problem, sizeof mine.problem);
     st = allgather(ctx, &mine, sizeof mine, all);
-    return st == LOFI_OK ? first_problem(all, members) : st;
+    if (st != LOFI_OK) return st;
+    *agreed = 1;
+    return first_problem(all, members);
 }
 
 static lofi_status share_any(struct lofi__shm *shm, unsigned kinds, size_t slot_bytes,
                              lofi_allgather_fn allgather, void *ctx)
 {
     lofi_status st = LOFI_SYSTEM;
+    int agreed = 1;
     struct answer *all = lofi__mem_create((size_t)shm->members->count, sizeof *all);
 
     if (all == NULL) return LOFI_NO_MEMORY;
-    for (int kind = 0; kind < LOFI__SHM_KINDS && st == LOFI_SYSTEM; kind++) {
+    for (int kind = 0; kind < LOFI__SHM_KINDS && agreed && st == LOFI_SYSTEM; kind++) {
         if ((kinds >> kind & 1) == 0) continue;
-        st = share(shm, kind, slot_bytes, allgather, ctx, all);
+        st = share(shm, kind, slot_bytes, allgather, ctx, all, &agreed);
         /* Whatever became of it, nobody comes to map it any more. */
         if (st != LOFI_OK)
             lofi__segment_close(&shm->segment);
@@ -153,12 +159,15 @@ static lofi_status share_any(struct lofi__shm *shm, unsigned kinds, size_t slot_
     return st;
 }
 
-static size_t cores_of(const struct hello *all, int count)
+/* More ranks than cores that any of them may use. */
+static int is_crowded(const struct hello *all, int count)
 {
-    uint64_t most = 1;
+    cpu_set_t cores;
+
+    CPU_ZERO(&cores);
     for (int rank = 0; rank < count; rank++)
-        most = all[rank].cores > most ? all[rank].cores : most;
-    return (size_t)most;
+        CPU_OR(&cores, &cores, &all[rank].cores);
+    return count > CPU_COUNT(&cores);
 }
 
 static lofi_status create(const struct lofi__members *members, struct lofi__shm **out)
@@ -196,7 +205,7 @@ lofi_status lofi__shm_open_kinds(const struct lofi__members *members,
     if (st == LOFI_OK) st = create(members, &shm);
     if (st != LOFI_OK) goto free_all;
 
-    shm->crowded = (size_t)members->count > cores_of(all, members->count);
+    shm->crowded = is_crowded(all, members->count);
     const size_t chosen = shm->crowded ? SLOT_BYTES_CROWDED : SLOT_BYTES;
     /* Watched from before the memory is mapped by all: a pidfd is of the process that said hello,
      * which waits for this rank until then. */
