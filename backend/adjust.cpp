@@ -4,6 +4,7 @@
 #include <ATen/ATen.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 
+#include "backend_comm.hpp"
 #include "torch_compat.hpp"
 
 namespace lofi {
@@ -47,14 +48,23 @@ void adjust_values(const lofi_plan &plan, at::Tensor values)
 
 } // namespace
 
+Scaled where_scaled(const lofi_plan &plan, const std::vector<at::Tensor> &tensors,
+                    const c10d::ReduceOp &op, const c10d::Backend &inner, bool coalesced)
+{
+    if (plan.adjust != LOFI_ADJUST_SCALE || tensors.empty()) return Scaled::in_place;
+    if (dynamic_cast<const BackendComm *>(&inner) != nullptr) {
+        return BackendComm::reduces(tensors, premultiplied(plan, op), coalesced) ? Scaled::in_sum
+                                                                                 : Scaled::in_place;
+    }
+    return std::all_of(tensors.begin(), tensors.end(), premultiplies) ? Scaled::in_sum
+                                                                      : Scaled::in_place;
+}
+
 c10d::ReduceOp adjust(const lofi_plan &plan, std::vector<at::Tensor> &tensors,
-                      const c10d::ReduceOp &op)
+                      const c10d::ReduceOp &op, Scaled where)
 {
     if (plan.adjust == LOFI_ADJUST_NONE) return op;
-    if (plan.adjust == LOFI_ADJUST_SCALE && !tensors.empty() &&
-        std::all_of(tensors.begin(), tensors.end(), premultiplies)) {
-        return premultiplied(plan, op);
-    }
+    if (where == Scaled::in_sum) return premultiplied(plan, op);
     at::AutoDispatchBelowADInplaceOrView below_autograd;
     for (const auto &tensor : tensors) {
         adjust_values(plan, tensor.is_sparse() ? tensor._values() : tensor);

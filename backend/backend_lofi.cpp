@@ -180,12 +180,14 @@ WorkPtr BackendLofi::broadcast(Tensors &tensors, const c10d::BroadcastOptions &o
 template <class Opts>
 BackendLofi::Step BackendLofi::begin_all_reduce(Tensors &tensors, Opts &opts)
 {
+    constexpr bool coalesced = std::is_same_v<Opts, c10d::AllreduceCoalescedOptions>;
     auto step = begin({.collective = LOFI_ALL_REDUCE,
                        .device = device_of(tensors),
                        .bytes = bytes_of(tensors),
                        .op = op_of(opts.reduceOp),
                        .is_bool = holds_bool(tensors)});
-    opts.reduceOp = adjust(step.plan, tensors, opts.reduceOp);
+    const auto where = where_scaled(step.plan, tensors, opts.reduceOp, *step.inner, coalesced);
+    opts.reduceOp = adjust(step.plan, tensors, opts.reduceOp, where);
     return step;
 }
 
@@ -224,13 +226,15 @@ WorkPtr BackendLofi::reduce(Tensors &tensors, const c10d::ReduceOptions &opts)
 
     auto local = opts;
     local.rootRank = step.plan.root;
+    const auto where = where_scaled(step.plan, tensors, opts.reduceOp, *step.inner, false);
     // A reduce writes to the root's tensor only, so the others' must not be scaled in place.
     Tensors inputs = tensors;
-    if (step.plan.adjust != LOFI_ADJUST_NONE && rank_ != opts.rootRank) {
+    if (step.plan.adjust != LOFI_ADJUST_NONE && where == Scaled::in_place &&
+        rank_ != opts.rootRank) {
         for (auto &input : inputs)
             input = input.clone();
     }
-    local.reduceOp = adjust(step.plan, inputs, opts.reduceOp);
+    local.reduceOp = adjust(step.plan, inputs, opts.reduceOp, where);
     return issued(step, step.inner->reduce(inputs, local));
 }
 

@@ -10,9 +10,8 @@
 
 namespace lofi {
 
-[[noreturn]] inline void raise(lofi_status status)
+[[noreturn]] inline void raise(lofi_status status, const char *text)
 {
-    const char *text = lofi_last_error();
     const std::string message = std::string("lofi: ") + (*text ? text : lofi_status_text(status));
     switch (status) {
     case LOFI_INVALID:
@@ -25,6 +24,11 @@ namespace lofi {
     default:
         C10_THROW_ERROR(Error, message);
     }
+}
+
+[[noreturn]] inline void raise(lofi_status status)
+{
+    raise(status, lofi_last_error());
 }
 
 inline void check(lofi_status status)

@@ -3,6 +3,8 @@
 // torch's reduce operations, dtypes and tensors as liblofi spells them: one table each.
 #pragma once
 
+#include <optional>
+
 #include <ATen/ATen.h>
 #include <torch/csrc/distributed/c10d/Types.hpp>
 
@@ -55,6 +57,33 @@ inline lofi_dtype dtype_of(at::ScalarType type)
         TORCH_CHECK_VALUE(at::isIntegralType(type, /*includeBool=*/true), "lofi: tensors of ", type,
                           " can't be averaged; convert them to bfloat16 or wider first");
         return LOFI_BYTES;
+    }
+}
+
+// The type by which liblofi reduces a tensor: those that gloo reduces too. gloo adds the bytes of
+// booleans, and so does this: true + true is a 2.
+inline std::optional<lofi_dtype> arithmetic_of(at::ScalarType type)
+{
+    switch (type) {
+    case at::kDouble:
+        return LOFI_F64;
+    case at::kFloat:
+        return LOFI_F32;
+    case at::kHalf:
+        return LOFI_F16;
+    case at::kBFloat16:
+        return LOFI_BF16;
+    case at::kChar:
+        return LOFI_I8;
+    case at::kByte:
+    case at::kBool:
+        return LOFI_U8;
+    case at::kInt:
+        return LOFI_I32;
+    case at::kLong:
+        return LOFI_I64;
+    default:
+        return std::nullopt;
     }
 }
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: MIT
 //
-// The seam to the backends that torch ships. lofi moves no bytes itself: a gloo or NCCL group of
-// the ranks that take part does. Which class that is, and with which options, is decided in
-// Python, where ProcessGroupGloo can be made (its headers are not in the torch wheel) and where a
-// test can hand in a double.
+// The seam to the backends that move bytes: a gloo or NCCL group, as torch ships them, of the ranks
+// that take part, or a BackendComm around the gloo group. Which class that is, and with which
+// options, is decided in Python, where ProcessGroupGloo can be made (its headers are not in the
+// torch wheel) and where a test can hand in a double.
 #pragma once
 
 #include <array>

@@ -5,8 +5,8 @@
 
 Both groups live in the same processes and reduce the same tensors, through dist.all_reduce. Rounds
 on one and on the other alternate; a round's figure is its mean per call, the table has medians and
-the ratio of medians. memcpy: libc's, by the first rank, of the largest size, while the others sleep;
-bandwidth is bytes of the tensor over seconds, for both. Torch runs on one thread.
+the ratio of medians. memcpy: libc's, by the first rank, of the largest size, while the others
+sleep; bandwidth is bytes of the tensor over seconds, for both. Torch runs on one thread.
 Writes all_reduce.csv and all_reduce.png.
 """
 
@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).parent))
-import two_groups  # noqa: E402
+import two_groups
 
 SIZES = [4 << (2 * i) for i in range(13)] + [25 << 20, 86 << 20, 344 << 20, 512 << 20]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}

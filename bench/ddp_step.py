@@ -3,7 +3,7 @@
 
     python bench/ddp_step.py [--steps 30] [--out bench/out]
 
-Two ranks hold two replicas of each model, one in DDP over a lofi group, one over a gloo group of the
+Two ranks hold replicas of each model, one in DDP over a lofi group, one over a gloo group of the
 same ranks, and step them in turn on the same data. "alone" is the same step without a reduction
 (no_sync): what is above it is communication that backward did not hide. Medians of whole steps:
 zero_grad, forward, backward, optimizer. Torch runs on one thread.
@@ -32,7 +32,7 @@ import two_groups  # noqa: E402
 def demo_model() -> tuple[nn.Module, torch.Tensor]:
     from vit import create_model
 
-    return create_model(), torch.randn(32, 1, 28, 28)
+    return create_model(), torch.randn(32, 1, 8, 8)
 
 
 def transformer() -> tuple[nn.Module, torch.Tensor]:

@@ -109,6 +109,8 @@ class Source:
         name = f"{self.name}:{label}"
         if device == "cpu":
             inner = self._gloo(store, rank, ranks, name)
+            if _world.current().settings.shm:
+                inner = self._with_shm(inner, store, ranks, f"{label} of group {self.name}")
         elif device == "cuda":
             inner = self._nccl(store, rank, ranks, name)
         else:
@@ -124,6 +126,9 @@ class Source:
         inner.options.global_ranks_in_group = ranks
         inner.options.group_name = name
         return inner
+
+    def _with_shm(self, gloo: Any, store: Any, ranks: list[int], name: str) -> Any:
+        return _C.with_comm(gloo, store, ranks, self.timeout, name)
 
     def _nccl(self, store: Any, rank: int, ranks: list[int], name: str) -> Any:
         if not dist.is_nccl_available():

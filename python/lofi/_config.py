@@ -10,7 +10,6 @@ PREFIX = "LOFI_"
 OTHER_VARIABLES = ("LOFI_STATS", "LOFI_LAUNCHED", "LOFI_TEST_")
 # Settings of later releases. Set, they would promise what does not happen.
 PLANNED = {
-    "LOFI_SHM": {"", "0"},
     "LOFI_DIR": {""},
     "LOFI_NODES": {""},
     "LOFI_NODE": {""},
@@ -18,7 +17,7 @@ PLANNED = {
 }
 
 
-_SHARED = ("strict", "save", "eval", "on_sigterm")  # must be the same on every rank
+_SHARED = ("strict", "shm", "save", "eval", "on_sigterm")  # must be the same on every rank
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,7 @@ class Settings:
 
     node_size: int = 0  # ranks in a node; 0: as the launcher or the hosts say
     strict: bool = False  # refuse what would cross nodes unasked
+    shm: bool = True  # inside a machine, tensors on the CPU go through shared memory, not gloo
     timeout: float = 1800.0  # seconds that nodes wait for each other
     save: str = "beside"  # what the launcher does with the script's last checkpoints
     eval: str = "averaged"  # what a script evaluates under the launcher: the average, or its node
@@ -73,6 +73,7 @@ def _choice(*allowed: str):
 _PARSERS = {
     "node_size": _whole,
     "strict": _flag,
+    "shm": _flag,
     "timeout": _seconds,
     "save": _choice("beside", "inplace", "off"),
     "eval": _choice("averaged", "node"),
@@ -86,8 +87,8 @@ def configure(**settings: object) -> None:
     """Set what the variables LOFI_* set, from Python, before the process group is made.
 
     `lofi.configure(node_size=2)` is `LOFI_NODE_SIZE=2`, and takes precedence over it; so do
-    `strict`, `timeout` (seconds), `save`, `eval`, `on_sigterm` and `log`. Every rank must give the
-    same values. ValueError names a wrong value; TypeError an unknown name.
+    `strict`, `shm`, `timeout` (seconds), `save`, `eval`, `on_sigterm` and `log`. Every rank must
+    give the same values. ValueError names a wrong value; TypeError an unknown name.
     """
     known = {field.name for field in fields(Settings)}
     checked = {}

@@ -25,7 +25,10 @@ OPS = {
     name: getattr(dist.ReduceOp, name)
     for name in ("SUM", "AVG", "PRODUCT", "MIN", "MAX", "BAND", "BOR", "BXOR")
 }
-OPS["PREMUL_SUM"] = dist._make_nccl_premul_sum(2.0)
+PREMUL_FACTOR = 2
+OPS["PREMUL_SUM"] = dist._make_nccl_premul_sum(float(PREMUL_FACTOR))
+# What liblofi reduces; gloo refuses PREMUL_SUM of them, and of all else.
+PREMUL_DTYPES = (*FLOATS, torch.int8, torch.uint8, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,12 @@ class Feed:
     """The data of one rank, by the number of the tensor: the same wherever it is asked for.
 
     `exact`: small whole numbers, so that no order of a sum or product rounds; else values whose
-    sum depends on the order.
+    sum depends on the order. `factor`: of these, as PREMUL_SUM has one.
     """
 
     rank: int
     exact: bool = False
+    factor: int = 1
 
     def tensor(self, shape: Any, dtype: torch.dtype, number: int = 0) -> torch.Tensor:
         generator = torch.Generator().manual_seed(1_000 * self.rank + number)
@@ -45,7 +49,7 @@ class Feed:
             return torch.randint(0, 2, shape, generator=generator).bool()
         if self.exact or not (dtype.is_floating_point or dtype.is_complex):
             choices = torch.tensor([-2, -1, 1, 2])
-            values = choices[torch.randint(0, 4, shape, generator=generator)]
+            values = choices[torch.randint(0, 4, shape, generator=generator)] * self.factor
             return values.to(torch.int64).to(dtype)
         return torch.randn(shape, dtype=torch.float64, generator=generator).to(dtype)
 

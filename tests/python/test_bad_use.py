@@ -71,7 +71,7 @@ NONSENSE = [
     ("LOFI_TIMEOUT", "0"),
     ("LOFI_SAVE", "inside"),
     ("LOFI_LOG", "loud"),
-    ("LOFI_SHM", "1"),
+    ("LOFI_SHM", "yes"),
     ("LOFI_EVAL", "always"),
     ("LOFI_ON_SIGTERM", "ignore"),
     ("LOFI_DIR", "somewhere"),

@@ -3,9 +3,15 @@
 
 Data are compared in one job, on a lofi group and a gloo group of the same ranks. What belongs to a
 whole job (errors, time-outs, works, meshes) is run twice, under each backend, and compared.
+
+Through shared memory sums are taken in rank order. Of two ranks that makes no difference; of more
+the data are such that no order rounds, so that the bits are compared all the same. With LOFI_SHM=0
+they are any data. What shared memory does and gloo does not: PREMUL_SUM, and to leave the tensors
+of a reduce alone outside of its root.
 """
 
 import inspect
+import os
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +20,7 @@ import collectives
 import pytest
 import torch
 import torch.distributed as dist
-from collectives import Call, Feed, outcome, quiet
+from collectives import Call, Feed, Outcome, frozen, outcome, quiet
 from ranks import run_ranks
 
 DATA_DTYPES = {
@@ -41,22 +47,32 @@ class Comparison:
     """Runs calls on both groups of a pair; collects where they differ and what was accepted."""
 
     def __init__(self) -> None:
+        self.shm = os.environ.get("LOFI_SHM") != "0"
         self.differences: list[str] = []
         self.accepted: Counter[str] = Counter()
         self.refused: Counter[str] = Counter()
 
     def run(self, pair: Pair, name: str, function: Any, **how: Any) -> None:
-        feed = Feed(dist.get_rank())
+        feed = Feed(dist.get_rank(), exact=self.shm and dist.get_world_size(pair.gloo) > 2)
         with quiet():
             expected, got = (
                 outcome(function, Call(group, feed, **how)) for group in (pair.gloo, pair.lofi)
             )
         (self.refused if expected.error else self.accepted)[name] += 1
-        if got != expected:
+        if got != expected and not (
+            self.shm and _is_better(name, Call(pair.lofi, feed, **how), got)
+        ):
             self.differences.append(f"{pair.name} {name} {how}: {got}, gloo: {expected}")
 
     def report(self) -> tuple[list[str], Counter[str], Counter[str]]:
         return self.differences[:10], self.accepted, self.refused
+
+
+def _is_better(name: str, call: Call, got: Outcome) -> bool:
+    """Where shared memory does more than gloo. What PREMUL_SUM gives, test_shm.py tells."""
+    if call.op == "PREMUL_SUM":
+        return not got.error
+    return name == "reduce" and not call.is_root and got.value == frozen([call.input(6)])
 
 
 def _world_pair() -> Pair:
@@ -118,8 +134,10 @@ def _reductions() -> Any:
     return comparison.report()
 
 
-def test_reductions_of_two_ranks():
-    _check(run_ranks(_reductions, 2), collectives.REDUCTIONS, refuses=True)
+@pytest.mark.parametrize("shm", ["1", "0"])
+def test_reductions_of_two_ranks(shm):
+    results = run_ranks(_reductions, 2, env={"LOFI_SHM": shm})
+    _check(results, collectives.REDUCTIONS, refuses=True)
 
 
 GROUP_FUNCTIONS = (
@@ -153,10 +171,11 @@ def _groups(size: int) -> Any:
     return comparison.report()
 
 
-@pytest.mark.parametrize("size", [2, 3, 4])
-def test_groups_inside_one_node(size):
+@pytest.mark.parametrize("size, shm", [(2, "1"), (3, "1"), (4, "1"), (4, "0")])
+def test_groups_inside_one_node(size, shm):
     functions = GROUP_FUNCTIONS | collectives.POINT_TO_POINT
-    _check(run_ranks(_groups, size, size), functions, refuses=True)
+    results = run_ranks(_groups, size, size, env={"LOFI_SHM": shm})
+    _check(results, functions, refuses=True)
 
 
 def _moves_of_every_dtype() -> Any:

@@ -7,6 +7,7 @@ runs it, fed with those data, and the ranks of node k keep the result. Data are 
 no order of a sum rounds, and results must be equal to the bit.
 """
 
+import os
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -15,7 +16,7 @@ import collectives
 import pytest
 import torch
 import torch.distributed as dist
-from collectives import Call, Feed, Outcome, frozen, outcome, quiet
+from collectives import PREMUL_DTYPES, PREMUL_FACTOR, Call, Feed, Outcome, frozen, outcome, quiet
 from ranks import run_ranks
 
 SOME_DTYPES = (torch.float32, torch.bfloat16, torch.int64, torch.bool)
@@ -49,15 +50,19 @@ class Group:
 
 class Comparison:
     def __init__(self) -> None:
+        self.shm = os.environ.get("LOFI_SHM") != "0"
         self.differences: list[str] = []
         self.accepted: Counter[str] = Counter()
 
     def run(self, group: Group, name: str, function: Any, **how: Any) -> None:
         rank = dist.get_rank()
         expected = Outcome()
+        real, factor = how, 1
+        if self.shm and how.get("op") == "PREMUL_SUM" and how["dtype"] in PREMUL_DTYPES:
+            real, factor = {**how, "op": "SUM"}, PREMUL_FACTOR  # gloo has none
         for node in group.nodes:
-            feed = Feed(group.image(rank, node), exact=True)
-            seen = outcome(function, Call(group.gloo, feed, **how))
+            feed = Feed(group.image(rank, node), exact=True, factor=factor)
+            seen = outcome(function, Call(group.gloo, feed, **real))
             if rank // group.node_size == node:
                 expected = seen
         got = outcome(function, Call(group.lofi, Feed(rank, exact=True), **how))
@@ -157,10 +162,10 @@ MIRRORED = (
 )
 
 
-@pytest.mark.parametrize("nodes, size", [(2, 2), (3, 2)])
-def test_mirror(nodes, size):
+@pytest.mark.parametrize("nodes, size, shm", [(2, 2, "1"), (3, 2, "1"), (3, 2, "0")])
+def test_mirror(nodes, size, shm):
     lists = _groups_of(nodes, size)
-    environment = {"LOFI_NODE_SIZE": str(size), "LOFI_LOG": "error"}
+    environment = {"LOFI_NODE_SIZE": str(size), "LOFI_LOG": "error", "LOFI_SHM": shm}
     results = run_ranks(_mirror, nodes * size, nodes, size, lists, env=environment)
     for differences, accepted, stats in results:
         assert not differences, "\n".join(differences)
