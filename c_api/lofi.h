@@ -507,7 +507,7 @@ typedef struct lofi_comm lofi_comm;
 
 /* What an embedding program supplies for the transport "host": movers of bytes. Reductions are
  * computed by liblofi. Each function blocks until this rank's part is done, has a deadline of its
- * own, and returns a status; lofi_set_error may hold the reason. They run on the thread that
+ * own, gets buffers that do not overlap, and returns a status; lofi_set_error may hold the reason. They run on the thread that
  * waits for a collective, or, posted, on the communicator's thread; never two at once. */
 typedef struct lofi_host_functions {
     size_t size;
@@ -543,16 +543,16 @@ typedef struct lofi_comm_options {
     }
 
 /*
- * Collective: all ranks call it. shm calls `allgather` up to five times, and starts nothing else
- * to find the others; host and self take NULL.
+ * Collective: all ranks call it. shm calls `allgather` up to five times, and needs nothing else to
+ * find the others; host and self do not call it, and it may be NULL.
  *
  * shm: LOFI_UNSUPPORTED when the ranks do not share a machine (its boot, and its network, process
  * and IPC namespaces), LOFI_SYSTEM when its memory can't be made or mapped (in a container with
  * little /dev/shm and a closed /proc, say), LOFI_ABI when they run different releases; each with
  * the same sentence on every rank. The memory, 2 * slot_bytes for each rank, has no name any more
  * when the call returns, so nothing is left behind however the processes end.
- * LOFI_INVALID names the option that is wrong; LOFI_NO_MEMORY, and the status of `allgather`, are
- * this rank's own.
+ * LOFI_INVALID names the option that is wrong; LOFI_NO_MEMORY, and the status of `allgather` (a
+ * LOFI_SYSTEM of which becomes LOFI_PEER_LOST), are this rank's own.
  */
 lofi_status lofi_comm_create(const lofi_comm_options *options, lofi_allgather_fn allgather,
                              void *ctx, lofi_comm **out);

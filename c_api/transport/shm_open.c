@@ -96,6 +96,15 @@ static lofi_status compare(const struct hello *all, int rank, const struct lofi_
     return LOFI_UNSUPPORTED;
 }
 
+/* SYSTEM is what the ranks agree on when the memory fails them. The bootstrap's own failure, which
+ * is this rank's alone, must not look like it. */
+static lofi_status tell(lofi_allgather_fn allgather, void *ctx, const void *mine, size_t bytes,
+                        void *all)
+{
+    lofi_status st = allgather(ctx, mine, bytes, all);
+    return st == LOFI_SYSTEM ? LOFI_PEER_LOST : st;
+}
+
 /* The first problem that a rank has, as the error of all. */
 static lofi_status first_problem(const struct answer *all, const struct lofi__members *members)
 {
@@ -122,7 +131,7 @@ static lofi_status share(struct lofi__shm *shm, int kind, size_t slot_bytes,
     mine.status = st;
     mine.place = shm->segment.place;
     if (st != LOFI_OK) keep_error(mine.problem, sizeof mine.problem);
-    st = allgather(ctx, &mine, sizeof mine, all);
+    st = tell(allgather, ctx, &mine, sizeof mine, all);
     if (st != LOFI_OK) return st;
     *agreed = 1;
     st = first_problem(all, members);
@@ -132,10 +141,18 @@ static lofi_status share(struct lofi__shm *shm, int kind, size_t slot_bytes,
     if (members->rank != 0) st = lofi__segment_open(&shm->segment, &all[0].place, members->count);
     mine.status = st;
     if (st != LOFI_OK) keep_error(mine.problem, sizeof mine.problem);
-    st = allgather(ctx, &mine, sizeof mine, all);
+    st = tell(allgather, ctx, &mine, sizeof mine, all);
     if (st != LOFI_OK) return st;
     *agreed = 1;
     return first_problem(all, members);
+}
+
+/* Who waits for this rank, now or later, looks at `left` between two slices. */
+static void leave(struct lofi__shm *shm)
+{
+    if (shm->segment.header != NULL)
+        atomic_store(&lofi__segment_rank(&shm->segment, shm->members->rank)->left, 1);
+    lofi__segment_close(&shm->segment);
 }
 
 static lofi_status share_any(struct lofi__shm *shm, unsigned kinds, size_t slot_bytes,
@@ -151,7 +168,7 @@ static lofi_status share_any(struct lofi__shm *shm, unsigned kinds, size_t slot_
         st = share(shm, kind, slot_bytes, allgather, ctx, all, &agreed);
         /* Whatever became of it, nobody comes to map it any more. */
         if (st != LOFI_OK)
-            lofi__segment_close(&shm->segment);
+            leave(shm);
         else
             lofi__segment_seal(&shm->segment);
     }
@@ -199,7 +216,7 @@ lofi_status lofi__shm_open_kinds(const struct lofi__members *members,
 
     if (all == NULL) return LOFI_NO_MEMORY;
     fill_hello(&mine, members, options->slot_bytes);
-    lofi_status st = allgather(ctx, &mine, sizeof mine, all);
+    lofi_status st = tell(allgather, ctx, &mine, sizeof mine, all);
     for (int rank = 0; rank < members->count && st == LOFI_OK; rank++)
         st = compare(all, rank, members);
     if (st == LOFI_OK) st = create(members, &shm);
@@ -234,11 +251,7 @@ void lofi__shm_close(void *state, int forked)
     struct lofi__shm *shm = state;
 
     /* The memory of a parent is not mapped in its children: see MADV_DONTFORK. */
-    if (!forked && shm->segment.header != NULL) {
-        struct lofi__shm_rank *own = lofi__segment_rank(&shm->segment, shm->members->rank);
-        atomic_store(&own->left, 1); /* who waits for this rank looks at it between two slices */
-        lofi__segment_close(&shm->segment);
-    }
+    if (!forked) leave(shm);
     for (int rank = 0; shm->peer != NULL && rank < shm->members->count; rank++)
         if (shm->peer[rank].watch >= 0) close(shm->peer[rank].watch);
     lofi__mem_destroy(shm->operand);
