@@ -44,6 +44,8 @@ test-c: $(VENV)/.deps
 
 bench: setup
 	$(BIN)/python bench/overhead.py
+	$(BIN)/python bench/all_reduce.py
+	$(BIN)/python bench/ddp_step.py
 	$(BIN)/python bench/average.py
 
 check: setup

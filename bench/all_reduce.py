@@ -13,15 +13,12 @@ Writes all_reduce.csv and all_reduce.png.
 import argparse
 import ctypes
 import statistics
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-
-sys.path.insert(0, str(Path(__file__).parent))
 import two_groups
 
 SIZES = [4 << (2 * i) for i in range(13)] + [25 << 20, 86 << 20, 344 << 20, 512 << 20]

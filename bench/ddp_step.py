@@ -21,15 +21,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import two_groups
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "examples" / "vision")]
-import two_groups  # noqa: E402
 
 
 def demo_model() -> tuple[nn.Module, torch.Tensor]:
+    sys.path.append(str(HERE.parent / "examples" / "vision"))
     from vit import create_model
 
     return create_model(), torch.randn(32, 1, 8, 8)

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: MIT
-"""What the plug-in costs per collective: lofi against gloo, in one node of two ranks.
+"""What the plug-in costs per collective: lofi over gloo against gloo, in one node of two ranks.
+
+With LOFI_SHM=0, so that both move their bytes alike (all_reduce.py compares with shared memory).
 
     python bench/overhead.py [--rounds 200] [--out bench/out]
 
@@ -16,9 +18,7 @@ Writes overhead.csv and overhead.png.
 """
 
 import argparse
-import csv
 import os
-import socket
 import statistics
 import sys
 import time
@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
+import two_groups
 
 KINDS = ("gloo", "lofi", "gloo again")
 
@@ -115,20 +115,10 @@ def measure(case: Case, groups: dict[str, Any], meeting: Any, rounds: int) -> di
     return times
 
 
-def run(rank: int, port: int, rounds: int, results: Any) -> None:
-    torch.set_num_threads(1)
-    os.environ.update(
-        RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
-    os.environ.update(LOCAL_WORLD_SIZE="2", GLOO_SOCKET_IFNAME="lo")
-    dist.init_process_group("lofi")
-    groups = {kind: dist.new_group(backend="lofi" if kind == "lofi" else "gloo") for kind in KINDS}
+def measure_all(groups: dict[str, Any], rounds: int) -> list[tuple[Case, dict[str, Times]]]:
+    groups = {**groups, "gloo again": dist.new_group(backend="gloo")}
     meeting = dist.new_group(backend="gloo")
-    measured = [(case, measure(case, groups, meeting, rounds)) for case in CASES]
-    if rank == 0:
-        results.put(measured)
-    dist.barrier()
-    dist.destroy_process_group()
+    return [(case, measure(case, groups, meeting, rounds)) for case in CASES]
 
 
 def quartiles(values: list[float]) -> tuple[float, float, float]:
@@ -178,13 +168,6 @@ def spread(row: dict[str, Any], name: str, sign: str = "") -> str:
     return f"{middle:{sign}.1f} [{low:{sign}.0f}, {high:{sign}.0f}]"
 
 
-def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     try:
         import matplotlib
@@ -221,19 +204,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=200)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "out")
     arguments = parser.parse_args()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = mp.get_context("spawn")
-    results = context.SimpleQueue()
-    ranks = mp.spawn(run, (port, arguments.rounds, results), nprocs=2, join=False)
-    measured = results.get()
-    while not ranks.join():
-        pass
+    os.environ["LOFI_SHM"] = "0"
+    measured = two_groups.run(measure_all, 2, arguments.rounds)
     rows = [row_of(case, times) for case, times in measured]
     print_table(rows)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    write_csv(rows, arguments.out / "overhead.csv")
+    two_groups.write_csv(rows, arguments.out / "overhead.csv")
     draw(rows, arguments.out / "overhead.png")
 
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """A job of ranks on this machine with a lofi and a gloo group of all of them, for benchmarks."""
 
+import csv
 import os
 import socket
 from collections.abc import Callable
@@ -46,8 +47,6 @@ def run(function: Callable, world_size: int, *arguments: Any) -> Any:
 
 
 def write_csv(rows: list[dict[str, Any]], path: Path) -> None:
-    import csv
-
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(rows[0]))
