@@ -62,7 +62,7 @@ def _note_path(original: Callable[..., Any], target: Any) -> Any:
 def _note_content(original: Callable[..., Any], content: Any, *args: Any, **kwargs: Any) -> Any:
     path, _opened.path = getattr(_opened, "path", None), None
     # Random generators' states, arguments and the like are no weights.
-    if path is not None and any(t.is_floating_point() for _, t in _tensors(content, "")):
+    if path is not None and any(t.is_floating_point() for _, t in tensors_of(content)):
         _note(path)
     return original(content, *args, **kwargs)
 
@@ -120,11 +120,12 @@ class Rewrite:
     def write(self, how: str, states: list[State]) -> str:
         """Where it was written. `states` now hold the average."""
         target = self.path if how == "inplace" else beside(self.path)
+        held = dict(tensors_of(self.content))
         put = {
-            path: states[index][name].detach().cpu()
+            path: states[index][name].detach().to("cpu", held[path].dtype, copy=True)
             for path, (index, name) in self.replacements.items()
         }
-        content = _replaced(self.content, put, "")
+        content = with_tensors(self.content, put)
         save(content, target, self.metadata, like=self.path)
         return target
 
@@ -155,7 +156,7 @@ def find(states: list[State]) -> list[Rewrite]:
     for path in recent:
         if os.path.isfile(path):
             content, metadata = _load(path)
-            in_file = dict(_tensors(content, ""))
+            in_file = dict(tensors_of(content))
             replacements = _matches(in_file, states)
             if replacements:
                 found.append(Rewrite(path, content, metadata, replacements))
@@ -173,7 +174,7 @@ def holds(path: str, states: list[State]) -> bool:
     """Whether a file holds these tensors."""
     if not os.path.isfile(path):
         return False
-    return bool(_matches(dict(_tensors(_load(path)[0], "")), states))
+    return bool(_matches(dict(tensors_of(_load(path)[0])), states))
 
 
 def _matches(tensors: State, states: list[State]) -> dict[str, tuple[int, str]]:
@@ -241,27 +242,29 @@ def _same(of_file: torch.Tensor, own: torch.Tensor) -> bool:
     return digest(own) == digest(of_file)
 
 
-def _tensors(value: Any, name: str) -> Iterator[tuple[str, torch.Tensor]]:
+def tensors_of(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """Every tensor in nested dicts, lists and tuples, by its path: "model.fc.bias"."""
     if isinstance(value, torch.Tensor):
         if value.layout == torch.strided and not value.is_meta:
             yield name, value
     elif isinstance(value, (dict, list, tuple)):
         pairs = value.items() if isinstance(value, dict) else enumerate(value)
         for key, entry in pairs:
-            yield from _tensors(entry, f"{name}.{key}" if name else str(key))
+            yield from tensors_of(entry, f"{name}.{key}" if name else str(key))
 
 
-def _replaced(value: Any, put: dict[str, torch.Tensor], name: str) -> Any:
+def with_tensors(value: Any, put: dict[str, torch.Tensor], name: str = "") -> Any:
+    """`value` with the tensors of these names replaced; dicts and lists are changed in place."""
     if isinstance(value, torch.Tensor):
-        return put[name].to(value.dtype).clone() if name in put else value
+        return put.get(name, value)
     dot = f"{name}." if name else ""
     if isinstance(value, dict):  # in place: it may be of a class of its own, with attributes
         for key in value:
-            value[key] = _replaced(value[key], put, f"{dot}{key}")
+            value[key] = with_tensors(value[key], put, f"{dot}{key}")
     elif isinstance(value, list):
-        value[:] = [_replaced(entry, put, f"{dot}{i}") for i, entry in enumerate(value)]
+        value[:] = [with_tensors(entry, put, f"{dot}{i}") for i, entry in enumerate(value)]
     elif type(value) is tuple:
-        value = tuple(_replaced(entry, put, f"{dot}{i}") for i, entry in enumerate(value))
+        value = tuple(with_tensors(entry, put, f"{dot}{i}") for i, entry in enumerate(value))
     return value
 
 
