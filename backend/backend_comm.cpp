@@ -74,6 +74,32 @@ bool is_block(const at::Tensor &tensor)
     return on_cpu(tensor) && tensor.is_non_overlapping_and_dense();
 }
 
+// Memory from elsewhere (torch.frombuffer) may begin in the middle of an element.
+bool is_aligned(const at::Tensor &tensor)
+{
+    return reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % tensor.itemsize() == 0;
+}
+
+bool is_plain(const at::Tensor &tensor)
+{
+    return tensor.is_contiguous() && is_aligned(tensor);
+}
+
+// Of dense tensors exactly; a strided one is taken to fill all from its first to its last element.
+bool overlap(const at::Tensor &a, const at::Tensor &b)
+{
+    if (a.numel() == 0 || b.numel() == 0) return false;
+    const auto end = [](const at::Tensor &tensor) {
+        int64_t last = 0;
+        for (int64_t i = 0; i < tensor.dim(); ++i)
+            last += (tensor.size(i) - 1) * tensor.stride(i);
+        return static_cast<const char *>(tensor.const_data_ptr()) + (last + 1) * tensor.itemsize();
+    };
+    const std::less<const char *> before;
+    return before(static_cast<const char *>(a.const_data_ptr()), end(b)) &&
+           before(static_cast<const char *>(b.const_data_ptr()), end(a));
+}
+
 bool moves(const at::Tensor &tensor)
 {
     return on_cpu(tensor) && arithmetic_of(tensor.scalar_type());
@@ -131,20 +157,32 @@ struct BackendComm::Call {
     {
         return keep(packed(tensor)).const_data_ptr();
     }
+    // The same, where the outputs may lie over the input. liblofi allows that in one way: the
+    // input is `own` of them, element by element.
+    const void *read(const at::Tensor &tensor, const Tensors &outputs, size_t own)
+    {
+        for (size_t i = 0; i < outputs.size(); ++i) {
+            const bool in_place =
+                i == own && outputs[i].const_data_ptr() == tensor.const_data_ptr();
+            if (!in_place && overlap(tensor, outputs[i])) return keep(copied(tensor)).data_ptr();
+        }
+        return read(tensor);
+    }
     void *write(const at::Tensor &tensor)
     {
-        if (tensor.is_contiguous()) return keep(tensor).mutable_data_ptr();
+        if (is_plain(tensor)) return keep(tensor).mutable_data_ptr();
         return copied_back(tensor, at::empty(tensor.sizes(), tensor.options()));
     }
     void *update(const at::Tensor &tensor)
     {
-        if (tensor.is_contiguous()) return keep(tensor).mutable_data_ptr();
+        if (is_plain(tensor)) return keep(tensor).mutable_data_ptr();
         return copied_back(tensor, packed(tensor));
     }
     // The elements as they lie in memory.
     void *block(const at::Tensor &tensor)
     {
-        return keep(tensor).mutable_data_ptr();
+        if (is_aligned(tensor)) return keep(tensor).mutable_data_ptr();
+        return copied_back(tensor, copied(tensor));
     }
     void *const *outputs_of(const Tensors &outputs)
     {
@@ -153,11 +191,11 @@ struct BackendComm::Call {
             list.push_back(write(output));
         return list.data();
     }
-    const void *const *inputs_of(const Tensors &inputs)
+    const void *const *inputs_of(const Tensors &inputs, const at::Tensor &output, size_t own)
     {
         auto &list = lists.emplace_front();
-        for (const auto &input : inputs)
-            list.push_back(const_cast<void *>(read(input)));
+        for (size_t i = 0; i < inputs.size(); ++i)
+            list.push_back(const_cast<void *>(read(inputs[i], {output}, i == own ? 0 : 1)));
         return list.data();
     }
 
@@ -168,9 +206,14 @@ struct BackendComm::Call {
     }
     static at::Tensor packed(const at::Tensor &tensor)
     {
-        if (tensor.is_contiguous()) return tensor;
+        if (is_plain(tensor)) return tensor;
         at::AutoDispatchBelowADInplaceOrView below_autograd;
-        return tensor.contiguous();
+        return tensor.clone(at::MemoryFormat::Contiguous);
+    }
+    static at::Tensor copied(const at::Tensor &tensor)
+    {
+        at::AutoDispatchBelowADInplaceOrView below_autograd;
+        return tensor.clone();
     }
     void *copied_back(const at::Tensor &to, at::Tensor from)
     {
@@ -291,8 +334,9 @@ BackendComm::WorkPtr BackendComm::reduce(Tensors &tensors, const c10d::ReduceOpt
     auto &task = call.tasks.emplace_back(reduction(LOFI_REDUCE, tensors[0], opts));
     task.root = static_cast<int>(opts.rootRank);
     task.count = tensors[0].numel();
-    task.in = call.block(tensors[0]);
-    if (rank_ == opts.rootRank) task.out = tensors[0].mutable_data_ptr();
+    void *data = call.block(tensors[0]);
+    task.in = data;
+    if (rank_ == opts.rootRank) task.out = data;
     return issue(call);
 }
 
@@ -307,8 +351,7 @@ BackendComm::WorkPtr BackendComm::reduce_scatter(Tensors &outputs, TensorLists &
     Call call{c10d::OpType::REDUCE_SCATTER, opts.asyncOp, {}, {outputs}};
     auto &task = call.tasks.emplace_back(reduction(LOFI_REDUCE_SCATTER, outputs[0], opts));
     task.count = outputs[0].numel();
-    task.in_list = call.inputs_of(inputs[0]);
-    task.in = task.in_list[0]; // which is all there is for one rank
+    task.in_list = call.inputs_of(inputs[0], outputs[0], rank_);
     task.out = call.write(outputs[0]);
     return issue(call);
 }
@@ -325,7 +368,7 @@ void BackendComm::add_scatter(Call &call, const at::Tensor &output, const at::Te
     auto &task = call.tasks.emplace_back(reduction(LOFI_REDUCE_SCATTER, output, opts));
     keep_truth(task, output);
     task.count = output.numel();
-    task.in = call.read(input);
+    task.in_list = call.inputs_of(slots_of(input, size_), output, rank_);
     task.out = call.write(output);
 }
 
@@ -374,9 +417,8 @@ void BackendComm::add_gather(Call &call, const Tensors &outputs, const at::Tenso
 {
     auto &task = call.tasks.emplace_back(task_of(LOFI_ALL_GATHER, timeout));
     task.count = input.nbytes();
-    task.in = call.read(input);
+    task.in = call.read(input, outputs, rank_);
     task.out_list = call.outputs_of(outputs);
-    task.out = task.out_list[0];
 }
 
 void BackendComm::add_gather(Call &call, const at::Tensor &output, const at::Tensor &input,
@@ -384,7 +426,7 @@ void BackendComm::add_gather(Call &call, const at::Tensor &output, const at::Ten
 {
     auto &task = call.tasks.emplace_back(task_of(LOFI_ALL_GATHER, timeout));
     task.count = input.nbytes();
-    task.in = call.read(input);
+    task.in = call.read(input, slots_of(output, size_), rank_);
     task.out = call.write(output);
 }
 
@@ -467,10 +509,9 @@ BackendComm::WorkPtr BackendComm::gather(TensorLists &outputs, Tensors &inputs,
     auto &task = call.tasks.emplace_back(task_of(LOFI_GATHER, opts.timeout));
     task.root = static_cast<int>(opts.rootRank);
     task.count = inputs[0].nbytes();
-    task.in = call.read(inputs[0]);
+    task.in = call.read(inputs[0], at_root ? outputs[0] : Tensors(), rank_);
     if (at_root) {
         task.out_list = call.outputs_of(outputs[0]);
-        task.out = task.out_list[0];
     }
     return issue(call);
 }
@@ -488,7 +529,7 @@ BackendComm::WorkPtr BackendComm::gather_single(at::Tensor &output, at::Tensor &
     auto &task = call.tasks.emplace_back(task_of(LOFI_GATHER, opts.timeout));
     task.root = static_cast<int>(opts.rootRank);
     task.count = input.nbytes();
-    task.in = call.read(input);
+    task.in = call.read(input, at_root ? slots_of(output, size_) : Tensors(), rank_);
     if (at_root) {
         call.results = {{output}};
         task.out = call.write(output);
@@ -513,7 +554,7 @@ BackendComm::WorkPtr BackendComm::LOFI_ALL_TO_ALL_SINGLE(at::Tensor &output, at:
     Call call{c10d::OpType::ALLTOALL, opts.asyncOp, {}, {{output}}};
     auto &task = call.tasks.emplace_back(task_of(LOFI_ALL_TO_ALL, opts.timeout));
     task.count = input.nbytes() / size_;
-    task.in = call.read(input);
+    task.in = call.read(input, {output}, 0);
     task.out = call.block(output);
     return issue(call);
 }

@@ -169,7 +169,7 @@ std::shared_ptr<lofi_comm> make_comm(const c10::intrusive_ptr<c10d::Store> &stor
     const std::string why = lofi_last_error();
     if (status == LOFI_UNSUPPORTED) {
         lofi_log(LOFI_LOG_INFO, "%s uses gloo: %s", name.c_str(), why.c_str());
-    } else if (status == LOFI_SYSTEM || status == LOFI_NO_MEMORY) {
+    } else if (status == LOFI_SYSTEM) {
         static std::atomic<bool> warned{false};
         const bool first = rank == 0 && !warned.exchange(true);
         lofi_log(first ? LOFI_LOG_WARN : LOFI_LOG_INFO,

@@ -29,17 +29,17 @@ void on_done(void *ctx, lofi_status status, const char *text) noexcept
 {
     std::unique_ptr<Share> own(static_cast<Share *>(ctx));
     Share share = std::move(*own);
-    if (share.posted->request_done(status, text)) {
-        if (share.posted->has_future()) {
-            run_callback([share = std::move(share)]() mutable {
-                share.posted->complete();
-                end(share);
-            });
-            return;
-        }
-        share.posted->complete();
-    }
+    const auto posted = share.posted;
+    const bool last = posted->request_done(status, text);
+    // Before anything of the user's runs or ends: what it lets go of may be the group, whose
+    // destructor waits for what is under way.
     end(share);
+    if (!last) return;
+    if (posted->has_future()) {
+        run_callback([posted] { posted->complete(); });
+    } else {
+        posted->complete();
+    }
 }
 
 std::exception_ptr exception_of(lofi_status status, const char *text)
@@ -185,6 +185,7 @@ void WorkComm::post(const std::shared_ptr<lofi_comm> &comm, const lofi_task *tas
 bool WorkComm::wait(std::chrono::milliseconds timeout)
 {
     if (!posted_) return true;
+    const auto comm = comm_.lock(); // it must not end while this thread is in it
     using clock = std::chrono::steady_clock;
     const bool forever = timeout <= kNoTimeout;
     const auto deadline = clock::now() + (forever ? kNoTimeout : timeout);
@@ -195,7 +196,7 @@ bool WorkComm::wait(std::chrono::milliseconds timeout)
                 std::chrono::duration_cast<std::chrono::milliseconds>(deadline - clock::now());
             left = static_cast<int>(std::clamp<int64_t>(rest.count(), 0, INT_MAX));
         }
-        const auto status = lofi_request_wait(request, left);
+        const auto status = comm ? lofi_request_wait(request, left) : lofi_request_test(request);
         // gloo's words: scripts may look for them. The collective goes on.
         TORCH_CHECK(status != LOFI_IN_PROGRESS, "Operation timed out!");
         check(status);

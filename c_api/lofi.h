@@ -497,8 +497,8 @@ uint64_t lofi_chunk_total(uint64_t total_count, int nodes, int local_size, uint6
  * ranks issue the same ones in the same order. Any thread may issue.
  *
  * After a collective has failed (a rank is lost, late, or in another collective) its output is
- * undefined, the communicator is broken on all ranks, and every later call on it fails at once
- * with the first cause: destroy it. An argument that is refused (LOFI_INVALID) breaks nothing.
+ * undefined, the communicator is broken on all ranks (host: on those that saw it), and every later
+ * call on it fails at once with the first cause: destroy it. An argument that is refused (LOFI_INVALID) breaks nothing.
  *
  * In a child made by fork() a communicator of the parent can only be destroyed, which leaves the
  * parent's alone; all else is LOFI_STATE.
@@ -534,7 +534,8 @@ typedef struct lofi_comm_options {
     const char *name;      /* may be NULL. Appears in errors: "node 2". At most 63 bytes. */
     const int *labels;     /* may be NULL. rank_count numbers by which errors call the ranks: those
                               of the world. Borrowed during the call. */
-    size_t slot_bytes;     /* shm: size of one of the two slots of a rank; 0: chosen */
+    size_t slot_bytes;     /* shm: size of one of the two slots of a rank, 4096 ... 2^30, rounded up
+                              to 128 bytes for each rank; 0: chosen */
     const lofi_host_functions *host; /* host: copied, but for its ctx */
 } lofi_comm_options;
 #define LOFI_COMM_OPTIONS_INIT                                                                     \
@@ -558,7 +559,8 @@ lofi_status lofi_comm_create(const lofi_comm_options *options, lofi_allgather_fn
                              void *ctx, lofi_comm **out);
 
 /* Not collective. Posted collectives that have not run yet fail first; it waits for the one that
- * is running. Other ranks that still wait for this one get LOFI_PEER_LOST. */
+ * is running. Other ranks that still wait for this one get LOFI_PEER_LOST. No other thread may be
+ * inside a call on the communicator, waits for its requests included. */
 void lofi_comm_destroy(lofi_comm *comm);
 
 int lofi_comm_rank(const lofi_comm *comm);
@@ -616,7 +618,9 @@ typedef struct lofi_task {
  * Runs one collective and blocks until this rank's part is done, after all that was posted.
  * LOFI_INVALID for a task that is wrong in itself. LOFI_PEER_LOST names the rank whose process is
  * gone, LOFI_TIMED_OUT the one that did not come in time, LOFI_STATE one that is in another
- * collective, or in the same one with another size, dtype, operation or root.
+ * collective, or in the same one with another size, dtype, operation or root. A rank that only
+ * gives (the root of a broadcast) does not wait for the others: it learns of such things from its
+ * next collective. (LOFI_STATE is shm's; self has no other ranks, and host can't tell.)
  */
 lofi_status lofi_run(lofi_comm *comm, const lofi_task *task);
 

@@ -6,7 +6,6 @@
 
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 static const struct lofi__transport *const transports[] = {
     &lofi__transport_shm,
@@ -71,7 +70,7 @@ lofi_status lofi_comm_create(const lofi_comm_options *options, lofi_allgather_fn
 
     comm->transport = transport_named(options->transport);
     comm->timeout_ms = options->timeout_ms;
-    comm->pid = getpid();
+    comm->generation = lofi__fork_generation();
     st = fill_members(&comm->members, options);
     if (st != LOFI_OK) goto free_comm;
     st = lofi__queue_create(comm);
@@ -93,7 +92,7 @@ free_comm:
 void lofi_comm_destroy(lofi_comm *comm)
 {
     if (comm == NULL) return;
-    const int forked = comm->pid != getpid();
+    const int forked = comm->generation != lofi__fork_generation();
     if (!forked) lofi__queue_destroy(comm);
     comm->transport->close(comm->state, forked);
     lofi__mem_destroy(comm->members.label);
@@ -130,9 +129,8 @@ void lofi_comm_abort(lofi_comm *comm)
 
 lofi_status lofi__comm_check_process(const lofi_comm *comm)
 {
-    if (comm->pid == getpid()) return LOFI_OK;
-    lofi_set_error("this communicator belongs to process %d: a forked child can't use it; make "
-                   "one of its own, or fork before it is made",
-                   (int)comm->pid);
+    if (comm->generation == lofi__fork_generation()) return LOFI_OK;
+    lofi_set_error("this communicator is that of the parent process: a forked child can't use it; "
+                   "make one of its own, or fork before it is made");
     return LOFI_STATE;
 }

@@ -4,11 +4,11 @@
 #define LOFI_COMM_COMM_H
 
 #include "core/error.h"
+#include "core/fork.h"
 #include "transport/transport.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
-#include <sys/types.h>
 
 struct lofi_request {
     lofi_comm *comm;
@@ -28,7 +28,7 @@ struct lofi_comm {
     void *state;
     struct lofi__members members;
     int timeout_ms;
-    pid_t pid; /* of the process that may use it */
+    unsigned generation; /* of the process that may use it */
 
     pthread_mutex_t lock;    /* guards what follows */
     pthread_cond_t has_work; /* for the thread */

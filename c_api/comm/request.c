@@ -110,10 +110,13 @@ static lofi_status run_task(const lofi_comm *comm, const lofi_task *task, int in
 
 static void remember_failure(lofi_comm *comm, lofi_status st)
 {
-    if (st == LOFI_OK || comm->broken != LOFI_OK) return;
-    comm->broken = st;
-    snprintf(comm->why, sizeof comm->why, "%.*s (the communicator is broken since)",
-             LOFI__ERROR_BYTES - 64, lofi_last_error());
+    pthread_mutex_lock(&comm->lock);
+    if (comm->broken == LOFI_OK) {
+        comm->broken = st;
+        snprintf(comm->why, sizeof comm->why, "%.*s (the communicator is broken since)",
+                 LOFI__ERROR_BYTES - 64, lofi_last_error());
+    }
+    pthread_mutex_unlock(&comm->lock);
 }
 
 static void run_first(lofi_comm *comm, int in_background)
@@ -124,9 +127,7 @@ static void run_first(lofi_comm *comm, int in_background)
     comm->running = 1;
     pthread_mutex_unlock(&comm->lock);
     if (st == LOFI_OK) st = run_task(comm, &request->task, in_background);
-    pthread_mutex_lock(&comm->lock);
-    remember_failure(comm, st);
-    pthread_mutex_unlock(&comm->lock);
+    if (st != LOFI_OK) remember_failure(comm, st);
 
     /* Finished before the callback, so that whoever is called by it may ask. After this line a
      * request of lofi_run is gone; it has no callback. */

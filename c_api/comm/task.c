@@ -57,8 +57,8 @@ static lofi_status check_buffers(const lofi_task *task, const char *side, const 
     const size_t each = lofi_dtype_bytes(task->dtype);
 
     if (task->count == 0 || slots == 0) return LOFI_OK;
-    for (int i = 0; i < (list != NULL && slots > 1 ? slots : 1); i++) {
-        const void *buffer = list != NULL && slots > 1 ? list[i] : data;
+    for (int i = 0; i < (list != NULL ? slots : 1); i++) {
+        const void *buffer = list != NULL ? list[i] : data;
         if (buffer == NULL) {
             lofi_set_error("%s without %s", name, side);
             return LOFI_INVALID;
@@ -72,28 +72,31 @@ static lofi_status check_buffers(const lofi_task *task, const char *side, const 
     return LOFI_OK;
 }
 
+/* Whether a rank gives, or gets, a slot for each rank: only then is a list read. */
+static int gives_to_each(lofi_collective collective)
+{
+    return collective == LOFI_REDUCE_SCATTER || collective == LOFI_ALL_TO_ALL;
+}
+
+static int gets_from_each(lofi_collective collective)
+{
+    return collective == LOFI_ALL_GATHER || collective == LOFI_GATHER ||
+           collective == LOFI_ALL_TO_ALL;
+}
+
 /* How many slots a rank gives and gets. */
 static int slots_in(const lofi_comm *comm, const lofi_task *task)
 {
     if (task->collective == LOFI_BROADCAST) return 0;
-    return task->collective == LOFI_REDUCE_SCATTER || task->collective == LOFI_ALL_TO_ALL
-               ? comm->members.count
-               : 1;
+    return gives_to_each(task->collective) ? comm->members.count : 1;
 }
 
 static int slots_out(const lofi_comm *comm, const lofi_task *task)
 {
-    switch (task->collective) {
-    case LOFI_REDUCE:
-        return task->root == comm->members.rank ? 1 : 0;
-    case LOFI_GATHER:
-        return task->root == comm->members.rank ? comm->members.count : 0;
-    case LOFI_ALL_GATHER:
-    case LOFI_ALL_TO_ALL:
-        return comm->members.count;
-    default:
-        return 1;
-    }
+    const int to_root = task->collective == LOFI_REDUCE || task->collective == LOFI_GATHER;
+
+    if (to_root && task->root != comm->members.rank) return 0;
+    return gets_from_each(task->collective) ? comm->members.count : 1;
 }
 
 static lofi_status check_data(const lofi_comm *comm, const lofi_task *task)
@@ -114,13 +117,7 @@ static lofi_status check_data(const lofi_comm *comm, const lofi_task *task)
         lofi_set_error("%s with root %d among %d ranks", name, task->root, comm->members.count);
         return LOFI_INVALID;
     }
-    lofi_status st = is_reduction(task->collective) ? check_reduction(task) : LOFI_OK;
-    if (st == LOFI_OK)
-        st = check_buffers(task, "input", task->in, task->in_list, slots_in(comm, task));
-    if (st == LOFI_OK)
-        st = check_buffers(task, "output", task->out, (const void *const *)task->out_list,
-                           slots_out(comm, task));
-    return st;
+    return is_reduction(task->collective) ? check_reduction(task) : LOFI_OK;
 }
 
 lofi_status lofi__task_check(const lofi_comm *comm, const lofi_task *task, lofi_task *checked)
@@ -153,12 +150,15 @@ lofi_status lofi__task_check(const lofi_comm *comm, const lofi_task *task, lofi_
     checked->count = task->count;
     checked->in = task->in;
     checked->out = task->out;
-    if (slots_in(comm, task) > 1) checked->in_list = task->in_list;
-    if (slots_out(comm, task) > 1) checked->out_list = task->out_list;
+    if (gives_to_each(task->collective)) checked->in_list = task->in_list;
+    if (gets_from_each(task->collective)) checked->out_list = task->out_list;
     if (is_rooted(task->collective)) checked->root = task->root;
     if (is_reduction(task->collective)) checked->op = task->op;
     if (checked->op == LOFI_PREMUL_SUM) checked->factor = task->factor;
-    return LOFI_OK;
+    st = check_buffers(checked, "input", checked->in, checked->in_list, slots_in(comm, checked));
+    if (st != LOFI_OK) return st;
+    return check_buffers(checked, "output", checked->out, (const void *const *)checked->out_list,
+                         slots_out(comm, checked));
 }
 
 lofi_status lofi_all_reduce(lofi_comm *comm, const void *in, void *out, size_t count,

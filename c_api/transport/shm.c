@@ -51,31 +51,61 @@ struct run {
     uint32_t first_stage; /* of this collective: calls are compared in it */
 };
 
-static struct lofi__shm_call call_of(const lofi_task *task)
-{
-    struct lofi__shm_call call = {.collective = (uint32_t)task->collective,
-                                  .dtype = (uint32_t)task->dtype,
-                                  .op = (uint32_t)task->op,
-                                  .root = (uint32_t)task->root,
-                                  .count = task->count};
-    memcpy(&call.factor, &task->factor, sizeof call.factor);
-    return call;
-}
-
-/* Says which collective this rank is in. Visible to the others with the first stage. */
 static lofi_status start(struct run *run, struct lofi__shm *shm, const lofi_task *task,
                          const struct lofi__turn *turn)
 {
     *run = (struct run){.shm = shm,
                         .task = task,
-                        .wait = {.turn = turn, .call = call_of(task)},
+                        .wait = {.turn = turn, .collective = task->collective},
                         .rank = shm->members->rank,
                         .count = shm->members->count,
                         .bytes = lofi_dtype_bytes(task->dtype),
                         .first_stage = shm->stage + 1};
-    shm->call_number++;
     return lofi__shm_check(shm, &run->wait);
 }
+
+/* ---- ranks in different collectives ----------------------------------------------------------- */
+
+/* Says which collective this rank is in: visible to the others with its first stage. */
+static void enter_call(struct run *run)
+{
+    const lofi_task *task = run->task;
+    struct lofi__shm_call call = {.number = ++run->shm->call_number,
+                                  .collective = (uint8_t)task->collective,
+                                  .dtype = (uint8_t)task->dtype,
+                                  .op = (uint8_t)task->op,
+                                  .root = (uint32_t)task->root,
+                                  .count = task->count};
+
+    memcpy(&call.factor, &task->factor, sizeof call.factor);
+    *lofi__shm_call_of(run->shm, run->rank, call.number) = call;
+    run->shm->to_compare = 1;
+}
+
+/* Whether `rank` is or was, in its collective of the same number, in the same as this one. */
+static lofi_status compare_call(struct run *run, int rank)
+{
+    struct lofi__shm *shm = run->shm;
+    const struct lofi__shm_call *ours = lofi__shm_call_of(shm, run->rank, shm->call_number);
+    const struct lofi__shm_call *theirs = lofi__shm_call_of(shm, rank, shm->call_number);
+
+    if (memcmp(ours, theirs, sizeof *ours) == 0) return LOFI_OK;
+    return lofi__shm_fail(shm, &run->wait, LOFI__SHM_MISMATCH, rank);
+}
+
+/* Who only gives waits for nobody in the first stage, and compares here, at the beginning of the
+ * next one: of this collective, or of the one after. */
+static lofi_status compare_late(struct run *run)
+{
+    lofi_status st = LOFI_OK;
+
+    for (int rank = 0; rank < run->count && run->shm->to_compare && st == LOFI_OK; rank++)
+        st = compare_call(run, rank);
+    run->shm->to_compare = 0;
+    return st;
+}
+
+/* ---- stages ------------------------------------------------------------------------------------ */
 
 static char *slot(const struct run *run, int rank, uint32_t stage)
 {
@@ -90,24 +120,17 @@ static lofi_status begin_stage(struct run *run, uint32_t *stage)
 
     for (int rank = 0; rank < run->count && st == LOFI_OK; rank++)
         if (rank != run->rank) st = lofi__shm_wait_for(shm, &run->wait, rank, shm->stage);
+    if (st == LOFI_OK) st = compare_late(run);
     *stage = shm->stage + 1;
-    if (st == LOFI_OK && *stage == run->first_stage)
-        lofi__segment_rank(&shm->segment, run->rank)->call[shm->call_number % LOFI__SHM_SLOTS] =
-            run->wait.call;
+    if (st == LOFI_OK && *stage == run->first_stage) enter_call(run);
     return st;
 }
 
 /* Point 4, for one rank. */
 static lofi_status wait_for(struct run *run, int rank, uint32_t stage)
 {
-    struct lofi__shm *shm = run->shm;
-
-    lofi_status st = lofi__shm_wait_for(shm, &run->wait, rank, stage);
-    if (st != LOFI_OK || stage != run->first_stage) return st;
-    const struct lofi__shm_call *theirs =
-        &lofi__segment_rank(&shm->segment, rank)->call[shm->call_number % LOFI__SHM_SLOTS];
-    if (memcmp(&run->wait.call, theirs, sizeof *theirs) == 0) return LOFI_OK;
-    return lofi__shm_fail(shm, &run->wait, LOFI__SHM_MISMATCH, rank);
+    lofi_status st = lofi__shm_wait_for(run->shm, &run->wait, rank, stage);
+    return st == LOFI_OK && stage == run->first_stage ? compare_call(run, rank) : st;
 }
 
 static lofi_status wait_for_all(struct run *run, uint32_t stage)
@@ -115,6 +138,7 @@ static lofi_status wait_for_all(struct run *run, uint32_t stage)
     lofi_status st = LOFI_OK;
     for (int rank = 0; rank < run->count && st == LOFI_OK; rank++)
         if (rank != run->rank) st = wait_for(run, rank, stage);
+    run->shm->to_compare = 0;
     return st;
 }
 
@@ -197,28 +221,28 @@ static char *part(const struct run *run, int owner, int rank, uint32_t stage)
 
 static void write_own(struct run *run, uint32_t stage, size_t begin, size_t count)
 {
-    const char *in = (const char *)run->task->in + begin * run->bytes;
-    memcpy(slot(run, run->rank, stage), in, count * run->bytes);
+    copy(slot(run, run->rank, stage), (const char *)run->task->in + begin * run->bytes,
+         count * run->bytes);
 }
 
 static void write_root(struct run *run, uint32_t stage, size_t begin, size_t count)
 {
-    const char *data = (const char *)run->task->out + begin * run->bytes;
-    memcpy(slot(run, run->rank, stage), data, count * run->bytes);
+    copy(slot(run, run->rank, stage), (const char *)run->task->out + begin * run->bytes,
+         count * run->bytes);
 }
 
 static void write_parts(struct run *run, uint32_t stage, size_t begin, size_t count)
 {
     for (int rank = 0; rank < run->count; rank++)
         if (rank != run->rank)
-            memcpy(part(run, run->rank, rank, stage),
-                   lofi__in_slot(run->task, rank) + begin * run->bytes, count * run->bytes);
+            copy(part(run, run->rank, rank, stage),
+                 lofi__in_slot(run->task, rank) + begin * run->bytes, count * run->bytes);
 }
 
 static void read_root(struct run *run, uint32_t stage, size_t begin, size_t count)
 {
-    memcpy((char *)run->task->out + begin * run->bytes, slot(run, run->task->root, stage),
-           count * run->bytes);
+    copy((char *)run->task->out + begin * run->bytes, slot(run, run->task->root, stage),
+         count * run->bytes);
 }
 
 /* Slots of all ranks, one after another. */
@@ -426,7 +450,7 @@ static lofi_status all_reduce(void *state, const lofi_task *task, const struct l
 static void abort_shm(void *state)
 {
     struct lofi__shm *shm = state;
-    lofi__shm_break(shm, LOFI__SHM_ABORTED, shm->members->rank);
+    lofi__shm_break(shm, LOFI__SHM_ABORTED, shm->members->rank, 0);
 }
 
 const struct lofi__transport lofi__transport_shm = {

@@ -24,7 +24,10 @@
 
 /* What a rank is in, so that the others can see whether they are in the same. */
 struct lofi__shm_call {
-    uint32_t collective, dtype, op, root;
+    uint32_t number; /* of this collective: an older record is never taken for a newer one */
+    uint8_t collective, dtype, op, reserved;
+    uint32_t root;
+    uint32_t reserved2;
     uint64_t count;
     uint64_t factor; /* the bits of the double */
 };

@@ -79,7 +79,7 @@ int lofi__peer_is_gone(int pid, int watch)
 {
     struct pollfd ended = {.fd = watch, .events = POLLIN};
 
-    if (watch >= 0) return poll(&ended, 1, 0) == 1;
+    if (watch >= 0) return poll(&ended, 1, 0) == 1 && (ended.revents & POLLIN) != 0;
     return kill(pid, 0) != 0 && errno == ESRCH;
 }
 

@@ -105,6 +105,9 @@ lofi_status lofi__segment_create(struct lofi__shm_segment *segment, int kind, in
     struct lofi__shm_place *place = &segment->place;
 
     memset(segment, 0, sizeof *segment);
+    /* A slot holds a line for each rank at least: see the parts in shm.c. */
+    if (slot_bytes < (size_t)rank_count * LOFI__SHM_LINE)
+        slot_bytes = (size_t)rank_count * LOFI__SHM_LINE;
     slot_bytes = (slot_bytes + LOFI__SHM_LINE - 1) / LOFI__SHM_LINE * LOFI__SHM_LINE;
     place->kind = kind;
     place->pid = (int32_t)getpid();

@@ -65,30 +65,26 @@ static int has_reached(const struct lofi__shm_rank *rank, uint32_t stage)
 
 /* ---- the end of a communicator --------------------------------------------------------------- */
 
-static uint64_t pack(enum lofi__shm_reason reason, int culprit, int reporter)
+/* Of `number` only which of the two records it is. */
+static uint64_t pack(enum lofi__shm_reason reason, int culprit, int reporter, uint32_t number)
 {
-    return (uint64_t)reason << 48 | (uint64_t)(uint32_t)culprit << 24 |
-           (uint64_t)(uint32_t)reporter;
+    return (uint64_t)(number % LOFI__SHM_SLOTS) << 56 | (uint64_t)reason << 48 |
+           (uint64_t)(uint32_t)culprit << 24 | (uint64_t)(uint32_t)reporter;
 }
 
-void lofi__shm_break(struct lofi__shm *shm, enum lofi__shm_reason reason, int culprit)
+void lofi__shm_break(struct lofi__shm *shm, enum lofi__shm_reason reason, int culprit,
+                     uint32_t number)
 {
-    uint64_t fine = 0, broken = pack(reason, culprit, shm->members->rank);
+    uint64_t fine = 0, broken = pack(reason, culprit, shm->members->rank, number);
 
     if (!atomic_compare_exchange_strong(&shm->segment.header->broken, &fine, broken)) return;
     for (int rank = 0; rank < shm->members->count; rank++)
         futex_wake(&lofi__segment_rank(&shm->segment, rank)->stage);
 }
 
-static lofi_status status_of(enum lofi__shm_reason reason)
+struct lofi__shm_call *lofi__shm_call_of(const struct lofi__shm *shm, int rank, uint32_t number)
 {
-    if (reason == LOFI__SHM_LATE) return LOFI_TIMED_OUT;
-    return reason == LOFI__SHM_MISMATCH ? LOFI_STATE : LOFI_PEER_LOST;
-}
-
-static const struct lofi__shm_call *call_of(const struct lofi__shm *shm, int rank)
-{
-    return &lofi__segment_rank(&shm->segment, rank)->call[shm->call_number % LOFI__SHM_SLOTS];
+    return &lofi__segment_rank(&shm->segment, rank)->call[number % LOFI__SHM_SLOTS];
 }
 
 static void describe_call(const struct lofi__shm_call *call, char *text, size_t bytes)
@@ -106,22 +102,33 @@ static void describe_call(const struct lofi__shm_call *call, char *text, size_t 
              reduces ? ", " : "", reduces ? lofi_op_name((lofi_op)call->op) : "", root);
 }
 
+static lofi_status explain_mismatch(const struct lofi__shm *shm, const char *where, int culprit,
+                                    int reporter, uint32_t number)
+{
+    const struct lofi__members *members = shm->members;
+    char theirs[96], ours[96];
+
+    describe_call(lofi__shm_call_of(shm, culprit, number), theirs, sizeof theirs);
+    describe_call(lofi__shm_call_of(shm, reporter, number), ours, sizeof ours);
+    lofi_set_error("%s: rank %d is in %s, rank %d in %s; all ranks must issue the same collectives "
+                   "in the same order",
+                   where, members->label[culprit], theirs, members->label[reporter], ours);
+    return LOFI_STATE;
+}
+
 /* The sentence: the collective, the rank, what is wrong with it. */
 static lofi_status explain(struct lofi__shm *shm, const struct lofi__shm_wait *wait,
                            uint64_t broken)
 {
     const struct lofi__members *members = shm->members;
-    const enum lofi__shm_reason reason = (enum lofi__shm_reason)(broken >> 48);
+    const enum lofi__shm_reason reason = (enum lofi__shm_reason)(broken >> 48 & 0xff);
     const int culprit = (int)(broken >> 24 & 0xffffff), reporter = (int)(broken & 0xffffff);
     const struct lofi__shm_peer *peer = &shm->peer[culprit];
-    const int own = members->rank;
-    char where[LOFI__NAME_BYTES + 48], found_by[48] = "", theirs[96], ours[96];
-    int other = culprit; /* of two that differ, the one that differs from this rank */
+    char where[LOFI__NAME_BYTES + 48], found_by[48] = "";
 
-    snprintf(where, sizeof where, "%s%s%s",
-             lofi_collective_name((lofi_collective)wait->call.collective),
+    snprintf(where, sizeof where, "%s%s%s", lofi_collective_name(wait->collective),
              members->name[0] != '\0' ? " of " : "", members->name);
-    if (reporter != own && reporter != culprit)
+    if (reporter != members->rank && reporter != culprit)
         snprintf(found_by, sizeof found_by, " (found by rank %d)", members->label[reporter]);
 
     switch (reason) {
@@ -131,26 +138,20 @@ static lofi_status explain(struct lofi__shm *shm, const struct lofi__shm_wait *w
                        lofi__peer_is_gone(peer->pid, peer->watch) ? "ended"
                                                                   : "closed the communicator",
                        found_by);
-        break;
+        return LOFI_PEER_LOST;
     case LOFI__SHM_LATE:
         lofi_set_error("%s: rank %d did not come in time%s; its process %d is %s", where,
                        members->label[culprit], found_by, peer->pid,
                        lofi__peer_state(peer->pid, peer->watch));
-        break;
+        return LOFI_TIMED_OUT;
     case LOFI__SHM_MISMATCH:
-        if (memcmp(call_of(shm, culprit), &wait->call, sizeof wait->call) == 0) other = reporter;
-        describe_call(call_of(shm, other), theirs, sizeof theirs);
-        describe_call(&wait->call, ours, sizeof ours);
-        lofi_set_error("%s: rank %d is in %s, rank %d in %s; all ranks must issue the same "
-                       "collectives in the same order",
-                       where, members->label[other], theirs, members->label[own], ours);
-        break;
+        return explain_mismatch(shm, where, culprit, reporter, (uint32_t)(broken >> 56));
     case LOFI__SHM_ABORTED:
     case LOFI__SHM_FINE:
-        lofi_set_error("%s: rank %d has aborted the communicator", where, members->label[culprit]);
         break;
     }
-    return status_of(reason);
+    lofi_set_error("%s: rank %d has aborted the communicator", where, members->label[culprit]);
+    return LOFI_PEER_LOST;
 }
 
 lofi_status lofi__shm_check(struct lofi__shm *shm, const struct lofi__shm_wait *wait)
@@ -162,7 +163,7 @@ lofi_status lofi__shm_check(struct lofi__shm *shm, const struct lofi__shm_wait *
 lofi_status lofi__shm_fail(struct lofi__shm *shm, const struct lofi__shm_wait *wait,
                            enum lofi__shm_reason reason, int culprit)
 {
-    lofi__shm_break(shm, reason, culprit);
+    lofi__shm_break(shm, reason, culprit, shm->call_number);
     return lofi__shm_check(shm, wait);
 }
 
@@ -214,7 +215,7 @@ static lofi_status sleep_for(struct lofi__shm *shm, const struct lofi__shm_wait 
 {
     struct lofi__shm_rank *rank = lofi__segment_rank(&shm->segment, index);
     lofi_status st = LOFI_OK;
-    int64_t next_look = 0;
+    int64_t next_look = lofi__now_ns() + SLICE_NS;
 
     atomic_fetch_add(&rank->sleepers, 1);
     for (;;) {
@@ -223,13 +224,13 @@ static lofi_status sleep_for(struct lofi__shm *shm, const struct lofi__shm_wait 
         st = lofi__shm_check(shm, wait);
         if (st != LOFI_OK) break;
         const int64_t now = lofi__now_ns();
-        if (now >= next_look) { /* the first time at once: the peer may be gone for long */
+        if (now >= next_look || now >= wait->turn->deadline_ns) {
             st = look_around(shm, wait, index, stage, now);
             if (st != LOFI_OK) break;
             next_look = now + SLICE_NS;
         }
         const int64_t left = wait->turn->deadline_ns - now;
-        futex_wait(&rank->stage, seen, left <= 0 ? 1 : left < SLICE_NS ? left : SLICE_NS);
+        futex_wait(&rank->stage, seen, left < SLICE_NS ? left : SLICE_NS);
     }
     atomic_fetch_sub(&rank->sleepers, 1);
     return st;

@@ -19,6 +19,7 @@ struct lofi__shm {
     int crowded;                 /* more ranks than cores */
     uint32_t stage;              /* published by this rank */
     uint32_t call_number;        /* of this rank's current collective */
+    int to_compare;              /* 1: not all ranks are known to be in the same one */
     const void **operand;        /* room for one pointer for each rank, for the running task */
 };
 
@@ -33,7 +34,7 @@ enum lofi__shm_reason {
 /* What a wait is for: errors name it. */
 struct lofi__shm_wait {
     const struct lofi__turn *turn;
-    struct lofi__shm_call call; /* what this rank is in */
+    lofi_collective collective;
 };
 
 /* Blocks until `rank` has published `stage`. LOFI_PEER_LOST, LOFI_TIMED_OUT, LOFI_STATE: the
@@ -41,14 +42,19 @@ struct lofi__shm_wait {
 lofi_status lofi__shm_wait_for(struct lofi__shm *shm, const struct lofi__shm_wait *wait, int rank,
                                uint32_t stage);
 
+/* The record of a rank's collective `number`, which is one of its last two. */
+struct lofi__shm_call *lofi__shm_call_of(const struct lofi__shm *shm, int rank, uint32_t number);
+
 /* Makes what this rank has written visible, as its next stage, and wakes who waits for it. */
 void lofi__shm_publish(struct lofi__shm *shm);
 
 /* Breaks the communicator, unless it is broken already, and explains on this rank why it is. */
 lofi_status lofi__shm_fail(struct lofi__shm *shm, const struct lofi__shm_wait *wait,
                            enum lofi__shm_reason reason, int culprit);
-/* From any thread: without a wait, and without an error of this rank's own. */
-void lofi__shm_break(struct lofi__shm *shm, enum lofi__shm_reason reason, int culprit);
+/* From any thread: without a wait, and without an error of this rank's own. `number` is that of the
+ * collective, for LOFI__SHM_MISMATCH. */
+void lofi__shm_break(struct lofi__shm *shm, enum lofi__shm_reason reason, int culprit,
+                     uint32_t number);
 /* LOFI_OK, or why the communicator is broken. */
 lofi_status lofi__shm_check(struct lofi__shm *shm, const struct lofi__shm_wait *wait);
 

@@ -19,7 +19,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define RANKS_MOST 16
+#define RANKS_MOST 40
 #define RANKS_RECORD 1024
 #define RANKS_ROUNDS 64
 

@@ -10,6 +10,8 @@
 #include "kernels/kernels.h"
 #include "ranks.h"
 
+#include <pthread.h>
+
 #define MOST_COUNT 5000
 
 /* ---- host functions over pipes ---------------------------------------------------------------- */
@@ -418,6 +420,78 @@ static int run_impatient(struct rank *rank)
     return test_failures != 0;
 }
 
+/* What is posted while a blocking call runs is run although nobody waits for it. */
+static void *enter_barrier(void *comm)
+{
+    return lofi_barrier(comm) == LOFI_OK ? comm : NULL;
+}
+
+static int run_post_behind(struct rank *rank)
+{
+    lofi_comm *comm = ranks_comm(rank, 10000);
+    lofi_task task = LOFI_TASK_INIT;
+    struct log log = {0, 0};
+    pthread_t blocked;
+    void *passed = NULL;
+
+    if (rank->rank == 0) {
+        ASSERT(pthread_create(&blocked, NULL, enter_barrier, comm) == 0);
+        ranks_sleep(0.05);
+        ASSERT(lofi_post(comm, &task, note, &log, NULL) == LOFI_OK);
+        pthread_join(blocked, &passed);
+        EXPECT(passed != NULL);
+        for (int i = 0; i < 5000 && atomic_load(&log.done) == 0; i++)
+            ranks_sleep(1e-3);
+        EXPECT(atomic_load(&log.done) == 1 && !log.order_broken);
+    } else {
+        ranks_sleep(0.1);
+        EXPECT(lofi_barrier(comm) == LOFI_OK);
+        EXPECT(lofi_barrier(comm) == LOFI_OK);
+    }
+    lofi_comm_destroy(comm);
+    return test_failures != 0;
+}
+
+/* Slots are never too small for a line for each rank; a list of one is a list. */
+static int run_many(struct rank *rank)
+{
+    struct suite small = {"shm", NULL, 0, 4096};
+    lofi_comm *comm = make_comm(rank, &small, NULL);
+    lofi_task task = LOFI_TASK_INIT;
+    char in[RANKS_MOST], out[RANKS_MOST];
+
+    memset(in, rank->rank, sizeof in);
+    task.collective = LOFI_ALL_TO_ALL;
+    task.count = 1;
+    task.in = in;
+    task.out = out;
+    EXPECT(lofi_run(comm, &task) == LOFI_OK);
+    for (int i = 0; i < rank->count; i++)
+        EXPECT(out[i] == i);
+    lofi_comm_destroy(comm);
+    return test_failures != 0;
+}
+
+static void test_one(void)
+{
+    lofi_comm_options options = LOFI_COMM_OPTIONS_INIT;
+    lofi_comm *comm = NULL;
+    lofi_task task = LOFI_TASK_INIT;
+    int in = 3, out = 0;
+    const void *in_list[1] = {&in};
+    void *out_list[1] = {&out};
+
+    options.transport = "self";
+    ASSERT(lofi_comm_create(&options, NULL, NULL, &comm) == LOFI_OK);
+    task.collective = LOFI_ALL_TO_ALL;
+    task.dtype = LOFI_I32;
+    task.count = 1;
+    task.in_list = in_list;
+    task.out_list = out_list;
+    EXPECT(lofi_run(comm, &task) == LOFI_OK && out == 3);
+    lofi_comm_destroy(comm);
+}
+
 int main(void)
 {
     struct suite shm = {"shm", NULL, 0, 4096}, roomy = {"shm", NULL, 0, 0};
@@ -438,5 +512,8 @@ int main(void)
     EXPECT(ranks_all_passed(2, 30, run_posts, NULL));
     EXPECT(ranks_all_passed(3, 30, run_posts, NULL));
     EXPECT(ranks_all_passed(2, 30, run_impatient, NULL));
+    EXPECT(ranks_all_passed(2, 30, run_post_behind, NULL));
+    EXPECT(ranks_all_passed(RANKS_MOST, 60, run_many, NULL));
+    test_one();
     return test_end();
 }

@@ -156,6 +156,18 @@ static int leaves_early(struct rank *rank)
     return test_failures != 0;
 }
 
+/* The same for a process that ends: the other, asleep, may look at it in between. */
+static int ends_at_once(struct rank *rank)
+{
+    lofi_comm *comm = ranks_comm(rank, 10000);
+
+    if (rank->rank == VICTIM) ranks_sleep(0.004 + 0.001 * (rank->board->pid[0] % 37));
+    EXPECT(lofi_barrier(comm) == LOFI_OK);
+    if (rank->rank == VICTIM) _exit(test_failures != 0);
+    lofi_comm_destroy(comm);
+    return test_failures != 0;
+}
+
 static int aborted(struct rank *rank)
 {
     lofi_comm *comm = ranks_comm(rank, 15000);
@@ -230,6 +242,33 @@ static void test_differences(void)
     for (size_t i = 0; i < 6; i++)
         for (int count = 2; count <= 3; count++)
             EXPECT(ranks_all_passed(count, 20, differs, &cases[i]));
+}
+
+/* Who gives waits for nobody, and must not take what an earlier, equal collective left for an answer:
+ * both are roots of a broadcast, of one chunk and of several. */
+static int gives_only(struct rank *rank)
+{
+    static char data[3 << 20];
+    lofi_comm *comm = ranks_comm(rank, 5000);
+    float ones[16];
+    lofi_status st = LOFI_OK;
+    int seen = 0;
+
+    for (int i = 0; i < 4; i++)
+        EXPECT(lofi_all_reduce(comm, data, data, 16, LOFI_F32, LOFI_SUM) == LOFI_OK);
+    memset(data, 0x42, sizeof data);
+    st = lofi_broadcast(comm, data, rank->rank == VICTIM ? sizeof data : 16, rank->rank);
+    for (int i = 0; i < 3 && st == LOFI_OK; i++, seen++) {
+        for (int k = 0; k < 16; k++)
+            ones[k] = 1;
+        st = lofi_all_reduce(comm, ones, ones, 16, LOFI_F32, LOFI_SUM);
+        if (st == LOFI_OK) EXPECT(ones[0] == 2);
+    }
+    EXPECT(st == LOFI_STATE && seen <= 1);
+    EXPECT_ERROR("rank 1 is in broadcast of 3145728 bytes, root 1");
+    EXPECT_ERROR("rank 0 in broadcast of 16 bytes, root 0");
+    lofi_comm_destroy(comm);
+    return test_failures != 0;
 }
 
 /* ---- the memory -------------------------------------------------------------------------------- */
@@ -514,6 +553,9 @@ int main(void)
     EXPECT(ranks_all_passed(2, 60, leaves_early, NULL));
     EXPECT(ranks_all_passed(3, 30, aborted, NULL));
     test_differences();
+    EXPECT(ranks_all_passed(2, 20, gives_only, NULL));
+    for (int i = 0; i < 60; i++)
+        EXPECT(ranks_all_passed(2, 20, ends_at_once, NULL));
     run_as_root("a full /dev/shm", without_room);
     run_as_root("another network", elsewhere);
     run_as_root("a /dev/shm of its own", apart);

@@ -14,6 +14,7 @@
 #define RANKS 3
 #define COUNT 3000
 #define ROUNDS 40
+#define FIRST_STAGE 0xffffffa0u /* the count of stages wraps around on the way */
 
 struct seat {
     struct lofi__shm shm;
@@ -92,8 +93,11 @@ static void test_ranks(int crowded)
         seat->shm = (struct lofi__shm){.members = &seat->members,
                                        .segment = segment,
                                        .peer = seat->peer,
+                                       .stage = FIRST_STAGE,
+                                       .call_number = FIRST_STAGE,
                                        .crowded = crowded,
                                        .operand = seat->operand};
+        atomic_store(&lofi__segment_rank(&segment, rank)->stage, FIRST_STAGE);
         for (int i = 0; i < RANKS; i++)
             seat->peer[i] = (struct lofi__shm_peer){(int)getpid(), -1};
     }

@@ -441,3 +441,67 @@ def test_ddp_of_two_ranks_gives_the_bits_of_gloo():
     gloo, lofi = (run_ranks(_ddp_step, 2, backend) for backend in ("gloo", "lofi"))
     assert [values for values, _ in gloo] == [values for values, _ in lofi]
     assert {used for _, used in lofi} == {"shm"}
+
+
+def _overlapping() -> Any:
+    """Inputs that lie over outputs, other than as the own slot: gloo works on copies, mostly."""
+    _join()
+    rank, results = dist.get_rank(), {}
+    for kind, group in (("lofi", dist.group.WORLD), ("gloo", dist.new_group(backend="gloo"))):
+        x, y = torch.full((5,), rank + 1.0), torch.zeros(5)
+        dist.all_gather([x, y], x, group=group)
+        w = torch.arange(4.0) + 10 * rank
+        dist.all_to_all_single(w, w, group=group)
+        whole = torch.arange(6.0) + 10 * rank
+        dist.all_gather_into_tensor(whole[:4], whole[1:3], group=group)
+        slots = torch.arange(6.0) + 10 * rank
+        dist.reduce_scatter_tensor(slots[1:4], slots, group=group)
+        results[kind] = [t.tolist() for t in (x, y, w, whole, slots)]
+    z = torch.arange(5.0) + 10 * rank
+    dist.all_to_all_single(z[1:], z[:-1])
+    return results, z.tolist()
+
+
+def test_inputs_that_lie_over_outputs():
+    (first, exchanged), (second, also_exchanged) = run_ranks(_overlapping, 2)
+    assert first["lofi"] == first["gloo"]
+    assert second["lofi"] == second["gloo"]
+    assert exchanged == [0, 0, 1, 10, 11]
+    assert also_exchanged == [10, 2, 3, 12, 13]
+
+
+def _unaligned() -> Any:
+    _join()
+    bytes_ = bytearray(4 * 9)
+    tensor = torch.frombuffer(bytes_, dtype=torch.float32, count=8, offset=1)
+    if dist.get_rank() == 1:  # on one rank only: the others' may be as they should
+        tensor = torch.empty(8)
+    tensor.fill_(dist.get_rank() + 1)
+    dist.all_reduce(tensor)
+    dist.broadcast(tensor, 0)
+    dist.reduce(tensor, 0)
+    gathered = [torch.zeros(8) for _ in range(2)]
+    dist.all_gather(gathered, tensor)
+    return tensor.tolist(), torch.stack(gathered).tolist()
+
+
+def test_memory_that_begins_in_the_middle_of_an_element():
+    (first, gathered), (second, _) = run_ranks(_unaligned, 2)
+    assert first == [6.0] * 8
+    assert second == [3.0] * 8
+    assert gathered == [first, second]
+
+
+def _group_in_a_callback() -> Any:
+    _join()
+    held = [dist.new_group(backend="lofi")]
+    work = dist.all_reduce(torch.ones(4), group=held[0], async_op=True)
+    seen = []
+    future = work.get_future().then(lambda done, group=held.pop(): seen.append(done.value()[0][0]))
+    work.wait()
+    future.wait()
+    return seen[0].item()
+
+
+def test_a_callback_may_hold_its_group():
+    assert run_ranks(_group_in_a_callback, 2, timeout=30) == [2.0, 2.0]
