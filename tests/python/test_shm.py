@@ -9,6 +9,7 @@ happens where no memory can be shared.
 import os
 import resource
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import collectives
@@ -450,24 +451,24 @@ def _overlapping() -> Any:
     for kind, group in (("lofi", dist.group.WORLD), ("gloo", dist.new_group(backend="gloo"))):
         x, y = torch.full((5,), rank + 1.0), torch.zeros(5)
         dist.all_gather([x, y], x, group=group)
-        w = torch.arange(4.0) + 10 * rank
-        dist.all_to_all_single(w, w, group=group)
         whole = torch.arange(6.0) + 10 * rank
         dist.all_gather_into_tensor(whole[:4], whole[1:3], group=group)
         slots = torch.arange(6.0) + 10 * rank
         dist.reduce_scatter_tensor(slots[1:4], slots, group=group)
-        results[kind] = [t.tolist() for t in (x, y, w, whole, slots)]
-    z = torch.arange(5.0) + 10 * rank
+        results[kind] = [t.tolist() for t in (x, y, whole, slots)]
+    # gloo does not copy here, and loses what it overwrites.
+    z, w = torch.arange(5.0) + 10 * rank, torch.arange(4.0) + 10 * rank
     dist.all_to_all_single(z[1:], z[:-1])
-    return results, z.tolist()
+    dist.all_to_all_single(w, w)
+    return results, z.tolist(), w.tolist()
 
 
 def test_inputs_that_lie_over_outputs():
-    (first, exchanged), (second, also_exchanged) = run_ranks(_overlapping, 2)
+    (first, *exchanged_0), (second, *exchanged_1) = run_ranks(_overlapping, 2)
     assert first["lofi"] == first["gloo"]
     assert second["lofi"] == second["gloo"]
-    assert exchanged == [0, 0, 1, 10, 11]
-    assert also_exchanged == [10, 2, 3, 12, 13]
+    assert exchanged_0 == [[0, 0, 1, 10, 11], [0, 1, 10, 11]]
+    assert exchanged_1 == [[10, 2, 3, 12, 13], [2, 3, 12, 13]]
 
 
 def _unaligned() -> Any:
@@ -494,10 +495,15 @@ def test_memory_that_begins_in_the_middle_of_an_element():
 
 def _group_in_a_callback() -> Any:
     _join()
-    held = [dist.new_group(backend="lofi")]
-    work = dist.all_reduce(torch.ones(4), group=held[0], async_op=True)
+    group = dist.new_group(backend="lofi")
+    work = dist.all_reduce(torch.ones(4), group=group, async_op=True)
     seen = []
-    future = work.get_future().then(lambda done, group=held.pop(): seen.append(done.value()[0][0]))
+
+    def note(group: Any, done: Any) -> None:
+        seen.append(done.value()[0][0])
+
+    future = work.get_future().then(partial(note, group))
+    del group
     work.wait()
     future.wait()
     return seen[0].item()
