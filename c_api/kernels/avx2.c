@@ -24,6 +24,19 @@ static inline void store_f16(uint16_t *to, f32_vector a, f32_vector b)
     memcpy(to + 8, &y, sizeof y);
 }
 
+static void stream(void *restrict out, const void *restrict in, size_t bytes)
+{
+    const size_t whole = bytes / 32 * 32;
+
+    for (size_t i = 0; i < whole; i += 32) {
+        __m256i block;
+        memcpy(&block, (const char *)in + i, sizeof block);
+        _mm256_stream_si256((__m256i *)((char *)out + i), block);
+    }
+    memcpy((char *)out + whole, (const char *)in + whole, bytes - whole);
+    _mm_sfence(); /* such stores are ordered by nothing else, not even by a release */
+}
+
 #define KERNELS lofi__kernels_avx2
 #define KERNELS_NAME "avx2"
 #include "kernels/table.h"

@@ -24,6 +24,16 @@ static inline void store_f16(uint16_t *to, f32_vector a, f32_vector b)
     memcpy(to + 16, &y, sizeof y);
 }
 
+static void stream(void *restrict out, const void *restrict in, size_t bytes)
+{
+    const size_t whole = bytes / 64 * 64;
+
+    for (size_t i = 0; i < whole; i += 64)
+        _mm512_stream_si512((__m512i *)((char *)out + i), _mm512_loadu_si512((const char *)in + i));
+    memcpy((char *)out + whole, (const char *)in + whole, bytes - whole);
+    _mm_sfence(); /* such stores are ordered by nothing else, not even by a release */
+}
+
 #define KERNELS lofi__kernels_avx512
 #define KERNELS_NAME "avx512"
 #include "kernels/table.h"

@@ -35,8 +35,13 @@ typedef int (*lofi__nonfinite_fn)(const void *data, size_t count);
 typedef void (*lofi__fold_fn)(void *out, const void *const *in, int inputs, double factor,
                               size_t count);
 
+/* Copies past the caches where the CPU can, so that what another core reads afterwards comes from
+ * memory. Complete, for any core, when it returns. `out` is aligned to 64 bytes. */
+typedef void (*lofi__stream_fn)(void *restrict out, const void *restrict in, size_t bytes);
+
 struct lofi__kernels {
     const char *name;
+    lofi__stream_fn stream;
     lofi__add_fn begin[LOFI__FLOAT_COUNT];
     lofi__add_fn add[LOFI__FLOAT_COUNT];
     lofi__divide_fn divide;

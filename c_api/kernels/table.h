@@ -8,6 +8,7 @@
 
 const struct lofi__kernels KERNELS = {
     .name = KERNELS_NAME,
+    .stream = stream,
     .begin = {[LOFI_F64] = begin_f64,
               [LOFI_F32] = begin_f32,
               [LOFI_F16] = begin_f16,

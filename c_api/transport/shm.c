@@ -36,8 +36,9 @@
 #define _GNU_SOURCE
 #include "core/mem.h"
 #include "kernels/kernels.h"
+#include "transport/clock.h"
 #include "transport/shm_open.h"
-#include "transport/shm_wait.h"
+#include "transport/shm_pace.h"
 
 #include <string.h>
 
@@ -156,6 +157,9 @@ static size_t smaller(size_t a, size_t b)
     return a < b ? a : b;
 }
 
+/* Smaller chunks are not worth a thought about caches. */
+#define PACED_BYTES ((size_t)64 << 10)
+
 /* ---- movers: what a rank writes and reads in a stage of `count` elements from `begin` ---------- */
 
 struct mover {
@@ -208,9 +212,27 @@ static lofi_status move(void *state, const lofi_task *task, const struct lofi__t
     return LOFI_OK;
 }
 
+/* From a slot. */
 static void copy(char *out, const char *in, size_t bytes)
 {
     if (out != in && bytes > 0) memcpy(out, in, bytes);
+}
+
+/* To the beginning of a slot, or of a part of one: both begin a line. */
+static void put(const struct run *run, char *out, const char *in, size_t bytes)
+{
+    struct lofi__shm_pace *pace = &run->shm->pace;
+
+    if (bytes < PACED_BYTES || run->shm->crowded) { /* whose times would say nothing */
+        if (bytes > 0) memcpy(out, in, bytes);
+        return;
+    }
+    const int64_t begin = lofi__now_ns();
+    if (pace->way == 1)
+        lofi__kernels_get()->stream(out, in, bytes);
+    else
+        memcpy(out, in, bytes);
+    lofi__shm_pace_note(pace, lofi__now_ns() - begin, bytes);
 }
 
 /* The part for `rank` in a slot that has one for each. */
@@ -221,22 +243,22 @@ static char *part(const struct run *run, int owner, int rank, uint32_t stage)
 
 static void write_own(struct run *run, uint32_t stage, size_t begin, size_t count)
 {
-    copy(slot(run, run->rank, stage), (const char *)run->task->in + begin * run->bytes,
-         count * run->bytes);
+    put(run, slot(run, run->rank, stage), (const char *)run->task->in + begin * run->bytes,
+        count * run->bytes);
 }
 
 static void write_root(struct run *run, uint32_t stage, size_t begin, size_t count)
 {
-    copy(slot(run, run->rank, stage), (const char *)run->task->out + begin * run->bytes,
-         count * run->bytes);
+    put(run, slot(run, run->rank, stage), (const char *)run->task->out + begin * run->bytes,
+        count * run->bytes);
 }
 
 static void write_parts(struct run *run, uint32_t stage, size_t begin, size_t count)
 {
     for (int rank = 0; rank < run->count; rank++)
         if (rank != run->rank)
-            copy(part(run, run->rank, rank, stage),
-                 lofi__in_slot(run->task, rank) + begin * run->bytes, count * run->bytes);
+            put(run, part(run, run->rank, rank, stage),
+                lofi__in_slot(run->task, rank) + begin * run->bytes, count * run->bytes);
 }
 
 static void read_root(struct run *run, uint32_t stage, size_t begin, size_t count)
@@ -372,8 +394,8 @@ static void write_others(struct run *run, uint32_t stage, size_t begin, size_t c
     const char *in = (const char *)run->task->in + begin * run->bytes;
     char *out = slot(run, run->rank, stage);
 
-    memcpy(out, in, from * run->bytes);
-    memcpy(out + to * run->bytes, in + to * run->bytes, (count - to) * run->bytes);
+    put(run, out, in, from * run->bytes);
+    put(run, out + to * run->bytes, in + to * run->bytes, (count - to) * run->bytes);
 }
 
 static void reduce_piece(struct run *run, uint32_t stage, size_t begin, size_t count)
@@ -394,8 +416,8 @@ static void write_piece(struct run *run, uint32_t stage, size_t begin, size_t co
     const size_t from = piece_begin(run, run->rank, count);
     const size_t size = piece_begin(run, run->rank + 1, count) - from;
 
-    memcpy(slot(run, run->rank, stage) + from * run->bytes,
-           (const char *)run->task->out + (begin + from) * run->bytes, size * run->bytes);
+    put(run, slot(run, run->rank, stage) + from * run->bytes,
+        (const char *)run->task->out + (begin + from) * run->bytes, size * run->bytes);
 }
 
 static void read_pieces(struct run *run, uint32_t stage, size_t begin, size_t count)

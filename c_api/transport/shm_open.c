@@ -19,7 +19,7 @@
 /* Chosen by measurement (tests/c/measure_comm.c): a chunk of its own and one of each other rank
  * stay in a core's second cache. More ranks than cores take turns on them, and each turn costs
  * two switches of processes, so that there larger chunks pay. */
-#define SLOT_BYTES ((size_t)512 << 10)
+#define SLOT_BYTES ((size_t)256 << 10)
 #define SLOT_BYTES_CROWDED ((size_t)1 << 20)
 
 #define HELLO_MAGIC UINT32_C(0x68736f6c) /* "losh" */

@@ -11,6 +11,14 @@ struct lofi__shm_peer {
     int watch; /* see lofi__peer_watch */
 };
 
+/* See shm_pace.c. Zero is the beginning. */
+struct lofi__shm_pace {
+    int way; /* in which the next chunk is written: 0 through the caches, 1 past them */
+    int is_trial;
+    int chunks;      /* written in this way since it began */
+    int64_t time[2]; /* of a chunk, by way; 0: not known */
+};
+
 /* One rank's end of a communicator. */
 struct lofi__shm {
     const struct lofi__members *members;
@@ -21,6 +29,7 @@ struct lofi__shm {
     uint32_t call_number;        /* of this rank's current collective */
     int to_compare;              /* 1: not all ranks are known to be in the same one */
     const void **operand;        /* room for one pointer for each rank, for the running task */
+    struct lofi__shm_pace pace;
 };
 
 enum lofi__shm_reason {

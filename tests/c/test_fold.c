@@ -472,11 +472,31 @@ static void test_tables(void)
     EXPECT(lofi__kernels_get() == lofi__kernels_at(0)); /* from the cache */
 }
 
+/* Copies of any size and source, to a line, and not a byte further. */
+static void test_stream(const struct lofi__kernels *kernels)
+{
+    static const size_t sizes[] = {0, 1, 31, 63, 64, 65, 127, 1000, 4096, 70001};
+    _Alignas(64) static char out[70200];
+    static char in[70200];
+
+    for (size_t i = 0; i < sizeof in; i++)
+        in[i] = (char)(i * 31 + i / 251);
+    for (size_t i = 0; i < sizeof sizes / sizeof sizes[0]; i++)
+        for (size_t shift = 0; shift < 3; shift++) {
+            memset(out, 0x5a, sizeof out);
+            kernels->stream(out, in + shift, sizes[i]);
+            EXPECT(memcmp(out, in + shift, sizes[i]) == 0);
+            EXPECT(out[sizes[i]] == 0x5a);
+        }
+}
+
 int main(void)
 {
     test_tables();
     test_folds();
     test_means();
     test_narrow();
+    for (int i = 0; lofi__kernels_at(i) != NULL; i++)
+        test_stream(lofi__kernels_at(i));
     return test_end();
 }
