@@ -24,6 +24,7 @@ import two_groups
 SIZES = [4 << (2 * i) for i in range(13)] + [25 << 20, 86 << 20, 344 << 20, 512 << 20]
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MOST_ROUNDS, LEAST_ROUNDS = 40, 5
+ROUND_SECONDS = 0.1  # of the slower group
 
 
 def seconds_of_calls(tensor: torch.Tensor, group: Any, calls: int) -> float:
@@ -43,17 +44,18 @@ def agreed(value: float, group: Any) -> float:
 
 def measure_size(groups: dict, size: int, dtype: torch.dtype, budget: float) -> dict[str, float]:
     tensor = torch.zeros(max(size // dtype.itemsize, 1), dtype=dtype)
-    calls, rounds = {}, MOST_ROUNDS
-    for kind, group in groups.items():
-        once = agreed(max(seconds_of_calls(tensor, group, 3) for _ in range(2)), group)
-        calls[kind] = max(1, min(200, int(0.005 / once)))
-        rounds = min(rounds, max(LEAST_ROUNDS, int(budget / (once * calls[kind]))))
-    rounds = int(agreed(rounds, groups["gloo"]))
+    once = max(
+        agreed(min(seconds_of_calls(tensor, group, 2) for _ in range(2)), group)
+        for group in groups.values()
+    )
+    # As many in a row on one group as on the other.
+    calls = max(1, min(200, int(ROUND_SECONDS / once)))
+    rounds = max(LEAST_ROUNDS, min(MOST_ROUNDS, int(budget / (once * calls))))
     times: dict[str, list[float]] = {kind: [] for kind in groups}
     for number in range(rounds):
         kinds = list(groups) if number % 2 else list(groups)[::-1]
         for kind in kinds:
-            times[kind].append(seconds_of_calls(tensor, groups[kind], calls[kind]))
+            times[kind].append(seconds_of_calls(tensor, groups[kind], calls))
     return {kind: statistics.median(values) for kind, values in times.items()}
 
 
