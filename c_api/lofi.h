@@ -411,8 +411,8 @@ typedef enum lofi_dtype {
     LOFI_U8 = 6,
     LOFI_I32 = 7,
     LOFI_I64 = 8,
-    /* Floats of 8 bits, as torch has them: float8_e4m3fn has no infinities, so what rounds beyond
-     * 448 becomes NaN; float8_e5m2 is a shorter float16. For means, not for reductions. */
+    /* Floats of 8 bits, as torch has them: float8_e4m3fn has no infinities, and all beyond 448
+     * becomes 448; float8_e5m2 is a shorter float16. For means, not for reductions. */
     LOFI_F8_E4M3 = 9,
     LOFI_F8_E5M2 = 10,
     LOFI_DTYPE_COUNT = 11

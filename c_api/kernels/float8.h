@@ -6,8 +6,8 @@
  * down with exponents smaller by 8, subnormals included. From double each is rounded once, as
  * halffloat.h does it. Tables of 256 values would be as short, but do not run in vectors.
  *
- * Out of range is as in torch: E5M2 has infinities; E4M3 has none, and what rounds beyond 448, its
- * largest number, becomes NaN.
+ * Out of range is as in torch 2.15: E5M2 has infinities; E4M3 has none, and what lies beyond 448, its
+ * largest number, infinity included, becomes 448. (Earlier releases of torch made it NaN.)
  */
 #ifndef LOFI_KERNELS_FLOAT8_H
 #define LOFI_KERNELS_FLOAT8_H
@@ -40,7 +40,8 @@ static inline uint8_t lofi__f64_to_e4m3(double value)
     const int32_t normal = (wide - (120 << 23)) >> 20;
     int32_t byte = wide < 0x3c800000 ? subnormal : normal; /* 2^-6 */
 
-    byte = wide > 0x43e00000 ? 0x7f : byte; /* beyond 448, and NaN */
+    byte = wide > 0x43e00000 ? 0x7e : byte; /* beyond 448 */
+    byte = wide > 0x7f800000 ? 0x7f : byte; /* NaN */
     return (uint8_t)(sign | (uint32_t)byte);
 }
 

@@ -18,7 +18,7 @@ struct format8 {
 };
 
 static const struct format8 formats[] = {
-    {LOFI_F8_E4M3, 3, 7, 0x7e, 0x7f, lofi__f64_to_e4m3, lofi__e4m3_to_f64},
+    {LOFI_F8_E4M3, 3, 7, 0x7e, 0x7e, lofi__f64_to_e4m3, lofi__e4m3_to_f64},
     {LOFI_F8_E5M2, 2, 15, 0x7b, 0x7c, lofi__f64_to_e5m2, lofi__e5m2_to_f64},
 };
 
