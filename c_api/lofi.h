@@ -741,19 +741,19 @@ typedef struct lofi_average_files_options {
     const double *weights;     /* as in lofi_mean: one for each input, or NULL */
     const char *base;          /* NULL, or a checkpoint to interpolate from */
     double alpha;              /* read with a base: how far to go from it to the average */
-    const char *only;          /* NULL, or a POSIX extended regular expression that is searched in */
-    const char *skip;          /* the names of tensors: those selected match `only`, not `skip` */
-    const char *dtype;         /* NULL: each tensor keeps the first's; else "bfloat16", "BF16" ... */
-    int integers_first;        /* 1: integers and bools come from the first input. 0: they have to
+    const char *only;     /* NULL, or a POSIX extended regular expression that is searched in */
+    const char *skip;     /* the names of tensors: those selected match `only`, not `skip` */
+    const char *dtype;    /* NULL: each tensor keeps the first's; else "bfloat16", "BF16" ... */
+    int integers_first;   /* 1: integers and bools come from the first input. 0: they have to
                                   be equal in all */
-    uint64_t shard_bytes;      /* 0: files as in the first input. Else a folder, with shards of at
+    uint64_t shard_bytes; /* 0: files as in the first input. Else a folder, with shards of at
                                   most so many bytes of data, but a tensor at least */
-    int threads;               /* 0: one for each CPU that the process may use */
-    int force;                 /* 1: an output that exists is replaced */
-    int fsync;                 /* 1: the output is on the disk when the call returns */
-    int verify;                /* 1: the output is read again, and compared with the average taken
+    int threads;          /* 0: one for each CPU that the process may use */
+    int force;            /* 1: an output that exists is replaced */
+    int fsync;            /* 1: the output is on the disk when the call returns */
+    int verify;           /* 1: the output is read again, and compared with the average taken
                                   once more, by plain C, before it gets its name */
-    int sha256;                /* 1: the metadata get the SHA-256 of each input file */
+    int sha256;           /* 1: the metadata get the SHA-256 of each input file */
     lofi_progress_fn progress; /* may be NULL */
     void *ctx;
 } lofi_average_files_options;

@@ -15,10 +15,10 @@
 #include <string.h>
 #include <unistd.h>
 
-#define BLOCK_BYTES ((size_t)4 << 20)
-#define STEP_MOST ((size_t)64 << 10) /* of one buffer */
+#define BLOCK_BYTES ((size_t)8 << 20)
+#define STEP_MOST ((size_t)128 << 10) /* of one buffer */
 #define STEP_LEAST ((size_t)8 << 10)
-#define STEP_ALL ((size_t)512 << 10) /* of the buffers of all sources, if they are not many */
+#define STEP_ALL ((size_t)640 << 10) /* of the buffers of all sources, if they are not many */
 #define NAN_COUNT 256
 
 static size_t buffer_bytes(const struct lofi__plan *plan)
