@@ -57,8 +57,9 @@ run_arm() {
     echo "== arm: skipped, aarch64-linux-gnu-gcc or qemu-aarch64 is not installed"
     return
   fi
-  build arm aarch64-linux-gnu-gcc -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
-    -DCMAKE_EXE_LINKER_FLAGS=-static -DCMAKE_CROSSCOMPILING_EMULATOR=qemu-aarch64
+  build arm aarch64-linux-gnu-gcc -DLOFI_CLI=OFF -DCMAKE_SYSTEM_NAME=Linux \
+    -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_EXE_LINKER_FLAGS=-static \
+    -DCMAKE_CROSSCOMPILING_EMULATOR=qemu-aarch64
   run_tests arm -R '^(kernels|float8|fold|digest)$'
 }
 
@@ -80,7 +81,7 @@ run_fuzz() {
   build/fuzz/tests/fuzz/fuzz_safetensors "-max_total_time=${FUZZ_SECONDS:-20}" -max_len=4096 \
     -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
     -artifact_prefix=build/fuzz/artifacts/ build/fuzz/found tests/fuzz/corpus 2>&1 |
-    tail -n 5
+    tee build/fuzz/log | tail -n 5
 }
 
 consumer() {
