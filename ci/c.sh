@@ -3,7 +3,7 @@
 # Everything about liblofi: two compilers, sanitizers, the kernels of 64-bit Arm in an emulator,
 # exported symbols, layers, format, and programs against the installed library. Each build is in
 # build/<name>.
-#   ci/c.sh [gcc] [clang] [address] [thread] [arm] [install] [checks]   (all of them by default)
+#   ci/c.sh [gcc] [clang] [address] [thread] [fuzz] [arm] [install] [checks]   (all by default)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 generator=()
@@ -16,7 +16,7 @@ build() {
   echo "== $name"
   cmake -S . -B "build/$name" "${generator[@]}" -DCMAKE_C_COMPILER="$compiler" -DLOFI_TESTS=ON \
     -DLOFI_WERROR=ON "$@" > /dev/null
-  cmake --build "build/$name" --parallel "${JOBS:-2}"
+  cmake --build "build/$name" --parallel "${JOBS:-2}" --target "${TARGET:-all}"
 }
 
 run_tests() {
@@ -47,7 +47,7 @@ run_address() {
 # The tests that start threads.
 run_thread() {
   build thread gcc -DLOFI_SANITIZE=thread -DCMAKE_BUILD_TYPE=RelWithDebInfo
-  run_tests thread -R '^(session|topology|status|comm|comm_faults|comm_threads|average)$'
+  run_tests thread -R '^(session|topology|status|comm|comm_faults|comm_threads|average|ckpt)$'
 }
 
 # On Debian: gcc-aarch64-linux-gnu, libc6-dev-arm64-cross, qemu-user. Linked statically, so that the
@@ -57,9 +57,31 @@ run_arm() {
     echo "== arm: skipped, aarch64-linux-gnu-gcc or qemu-aarch64 is not installed"
     return
   fi
-  build arm aarch64-linux-gnu-gcc -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 \
-    -DCMAKE_EXE_LINKER_FLAGS=-static -DCMAKE_CROSSCOMPILING_EMULATOR=qemu-aarch64
-  run_tests arm -R '^(kernels|fold|digest)$'
+  build arm aarch64-linux-gnu-gcc -DLOFI_CLI=OFF -DCMAKE_SYSTEM_NAME=Linux \
+    -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_EXE_LINKER_FLAGS=-static \
+    -DCMAKE_CROSSCOMPILING_EMULATOR=qemu-aarch64
+  run_tests arm -R '^(kernels|float8|fold|digest)$'
+}
+
+# The parsers of files, for FUZZ_SECONDS from the corpus on. On Debian: clang, libclang-rt-14-dev.
+run_fuzz() {
+  local probe
+  probe=$(mktemp -d)
+  echo 'int LLVMFuzzerTestOneInput(void); int LLVMFuzzerTestOneInput(void) { return 0; }' \
+    > "$probe/probe.c"
+  if ! clang -fsanitize=fuzzer,address "$probe/probe.c" -o "$probe/probe" 2> /dev/null; then
+    echo '== fuzz: skipped, clang or its runtime for libFuzzer is not installed'
+    rm -rf "$probe"
+    return
+  fi
+  rm -rf "$probe"
+  TARGET=fuzz_safetensors build fuzz clang -DLOFI_FUZZ=ON -DLOFI_TESTS=OFF \
+    -DLOFI_SANITIZE=address -DCMAKE_BUILD_TYPE=RelWithDebInfo
+  mkdir -p build/fuzz/found build/fuzz/artifacts
+  build/fuzz/tests/fuzz/fuzz_safetensors "-max_total_time=${FUZZ_SECONDS:-20}" -max_len=4096 \
+    -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
+    -artifact_prefix=build/fuzz/artifacts/ build/fuzz/found tests/fuzz/corpus 2>&1 |
+    tee build/fuzz/log | tail -n 5
 }
 
 consumer() {
@@ -127,17 +149,18 @@ run_checks() {
   ci/check_layers.sh
   # One version: other ones format differently.
   if command -v clang-format > /dev/null && clang-format --version | grep -q 'version 14'; then
-    find c_api tests/c -name '*.[ch]' -print0 | xargs -0 clang-format --dry-run --Werror
+    find c_api tests/c tests/fuzz -name '*.[ch]' -print0 | xargs -0 clang-format --dry-run --Werror
     echo 'formatted'
   fi
 }
 
-if [ "$#" -eq 0 ]; then set -- gcc clang address thread arm install checks; fi
+if [ "$#" -eq 0 ]; then set -- gcc clang address thread fuzz arm install checks; fi
 for step in "$@"; do
   case $step in
-    gcc | clang | address | thread | arm | install | checks) "run_$step" ;;
+    gcc | clang | address | thread | fuzz | arm | install | checks) "run_$step" ;;
     *)
-      echo "ci/c.sh knows no step '$step': choose gcc, clang, address, thread, arm, install, checks" >&2
+      echo "ci/c.sh knows no step '$step': choose gcc, clang, address, thread, fuzz, arm," \
+        'install, checks' >&2
       exit 2
       ;;
   esac

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
-# Includes point one way: python -> backend -> c_api/lofi.h -> comm -> transport -> kernels, core.
+# Includes point one way: python -> backend -> c_api/lofi.h -> comm -> transport -> kernels, core;
+# cli -> c_api/lofi.h -> ckpt -> kernels, core.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 status=0
@@ -20,8 +21,11 @@ refuse c_api '(torch|ATen|c10|pybind11|Python)' 'liblofi knows neither torch nor
 refuse c_api '[^>"]*backend' 'liblofi does not know its callers'
 refuse backend '(\.\./)*(c_api/)?(core|comm|kernels|transport|ckpt|rng|sched)/' \
   'the only header of liblofi is lofi.h'
-refuse c_api/core '(comm|transport|kernels)/' 'core is below everything'
-refuse c_api/kernels '(comm|transport)/' 'kernels do not know who calls them'
-refuse c_api/transport 'comm/' 'transports do not know the communicator'
+refuse c_api/core '(comm|transport|kernels|ckpt|cli)/' 'core is below everything'
+refuse c_api/kernels '(comm|transport|ckpt|cli)/' 'kernels do not know who calls them'
+refuse c_api/transport '(comm|ckpt|cli)/' 'transports do not know the communicator'
+refuse c_api/comm '(ckpt|cli)/' 'communicators do not know of files'
+refuse c_api/ckpt '(comm|transport|cli)/' 'files do not know of communicators'
+refuse c_api/cli '(core|comm|kernels|transport|ckpt)/' 'the program uses lofi.h only'
 [ "$status" -ne 0 ] || echo 'includes point one way'
 exit "$status"

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* What a task must be before a transport sees it, and tasks made from a few arguments. */
 #include "comm/comm.h"
+#include "kernels/kernels.h"
 
 #include <string.h>
 
@@ -33,8 +34,9 @@ static lofi_status check_reduction(const lofi_task *task)
     if ((int)task->op < 0 || task->op >= LOFI_OP_COUNT)
         lofi_set_error("%s with operation %d: lofi.h lists the values 0 to %d", name, (int)task->op,
                        LOFI_OP_COUNT - 1);
-    else if (task->dtype == LOFI_BYTES)
-        lofi_set_error("%s of bytes: they have no arithmetic; give a number's dtype", name);
+    else if (lofi__kernels_get()->fold[LOFI_SUM][task->dtype] == NULL)
+        lofi_set_error("%s of %s: nothing is computed with it; give another dtype", name,
+                       lofi_dtype_name(task->dtype));
     else if (bits && is_float(task->dtype))
         lofi_set_error("%s with %s of %s: bits are of integers", name, lofi_op_name(task->op),
                        lofi_dtype_name(task->dtype));

@@ -14,7 +14,7 @@
 
 #include "lofi.h"
 
-/* Dtypes with arithmetic: LOFI_F64 to LOFI_BF16. */
+/* Floats that are also reduced: LOFI_F64 to LOFI_BF16. Those of 8 bits only have means. */
 #define LOFI__FLOAT_COUNT 4
 
 /* sum[i] = weight * in[i], or sum[i] += weight * in[i]: product and sum each rounded to double.
@@ -42,11 +42,11 @@ typedef void (*lofi__stream_fn)(void *restrict out, const void *restrict in, siz
 struct lofi__kernels {
     const char *name;
     lofi__stream_fn stream;
-    lofi__add_fn begin[LOFI__FLOAT_COUNT];
-    lofi__add_fn add[LOFI__FLOAT_COUNT];
+    lofi__add_fn begin[LOFI_DTYPE_COUNT]; /* NULL here, and in the three below: no float */
+    lofi__add_fn add[LOFI_DTYPE_COUNT];
     lofi__divide_fn divide;
-    lofi__narrow_fn narrow[LOFI__FLOAT_COUNT];
-    lofi__nonfinite_fn any_nonfinite[LOFI__FLOAT_COUNT];
+    lofi__narrow_fn narrow[LOFI_DTYPE_COUNT];
+    lofi__nonfinite_fn any_nonfinite[LOFI_DTYPE_COUNT];
     lofi__fold_fn fold[LOFI_OP_COUNT][LOFI_DTYPE_COUNT]; /* NULL: not defined */
 };
 
@@ -61,5 +61,27 @@ const struct lofi__kernels *lofi__kernels_get(void);
 /* Entry `index` of all that this CPU supports, the best first; NULL past the last one, which is
  * the scalar one. */
 const struct lofi__kernels *lofi__kernels_at(int index);
+
+/*
+ * A mean whose inputs and output may differ in dtype; all of them are floats. With a base,
+ *   out[i] = (1 - alpha) * base[i] + alpha * mean[i]
+ * in doubles, each operation rounded by itself, and only the result rounded to the dtype.
+ */
+struct lofi__mean {
+    const struct lofi__kernels *kernels;
+    lofi_dtype out;
+    const lofi_dtype *in;  /* of each input, then of the base; NULL: all as `out` */
+    const double *weights; /* NULL: all 1 */
+    double weight_sum;
+    int inputs; /* without the base */
+    int has_base;
+    double alpha; /* read with a base only */
+};
+
+/* `in` has a pointer for each input, and then one for the base. `out` may be one of them. */
+void lofi__mean_run(const struct lofi__mean *mean, void *out, const void *const *in, size_t count);
+
+/* Checks the weights and adds them up, in order. LOFI_INVALID names the one that is wrong. */
+lofi_status lofi__mean_weights(const double *weights, int inputs, double *sum);
 
 #endif /* LOFI_KERNELS_KERNELS_H */

@@ -15,7 +15,7 @@
 
 static int is_float(lofi_dtype dtype)
 {
-    return (int)dtype >= 0 && (int)dtype < LOFI__FLOAT_COUNT;
+    return (int)dtype >= 0 && dtype < LOFI_DTYPE_COUNT && lofi__kernels_scalar.begin[dtype] != NULL;
 }
 
 static lofi_status check_dtype(lofi_dtype dtype)
@@ -62,8 +62,7 @@ static int is_finite(double value)
     return value - value == 0;
 }
 
-/* Checks the weights and adds them up, in order. */
-static lofi_status sum_weights(const double *weights, int inputs, double *sum)
+lofi_status lofi__mean_weights(const double *weights, int inputs, double *sum)
 {
     double total = 0;
 
@@ -84,23 +83,36 @@ static lofi_status sum_weights(const double *weights, int inputs, double *sum)
     return LOFI_OK;
 }
 
-static void mean_floats(lofi_dtype dtype, char *out, const void *const *in, const double *weights,
-                        double weight_sum, int inputs, size_t count)
+/* The doubles of one block: the mean, or the mean mixed with the base into `mixed`. */
+static const double *mean_block(const struct lofi__mean *mean, double *sum, double *mixed,
+                                const void *const *in, size_t begin, size_t n)
 {
-    const struct lofi__kernels *kernels = lofi__kernels_get();
-    const size_t bytes = lofi_dtype_bytes(dtype);
-    double sum[BLOCK_COUNT];
+    const struct lofi__kernels *kernels = mean->kernels;
+
+    for (int i = 0; i < mean->inputs; i++) {
+        const lofi_dtype dtype = mean->in != NULL ? mean->in[i] : mean->out;
+        const lofi__add_fn add = i == 0 ? kernels->begin[dtype] : kernels->add[dtype];
+        add(sum, (const char *)in[i] + begin * lofi_dtype_bytes(dtype),
+            mean->weights != NULL ? mean->weights[i] : 1.0, n);
+    }
+    kernels->divide(sum, mean->weight_sum, n);
+    if (!mean->has_base) return sum;
+    const lofi_dtype dtype = mean->in != NULL ? mean->in[mean->inputs] : mean->out;
+    const char *base = (const char *)in[mean->inputs] + begin * lofi_dtype_bytes(dtype);
+    kernels->begin[dtype](mixed, base, 1.0 - mean->alpha, n);
+    kernels->add[LOFI_F64](mixed, sum, mean->alpha, n);
+    return mixed;
+}
+
+void lofi__mean_run(const struct lofi__mean *mean, void *out, const void *const *in, size_t count)
+{
+    const size_t bytes = lofi_dtype_bytes(mean->out);
+    double sum[BLOCK_COUNT], mixed[BLOCK_COUNT];
 
     for (size_t begin = 0; begin < count; begin += BLOCK_COUNT) {
         size_t n = count - begin < BLOCK_COUNT ? count - begin : BLOCK_COUNT;
-        size_t offset = begin * bytes;
-
-        for (int i = 0; i < inputs; i++) {
-            lofi__add_fn add = i == 0 ? kernels->begin[dtype] : kernels->add[dtype];
-            add(sum, (const char *)in[i] + offset, weights != NULL ? weights[i] : 1.0, n);
-        }
-        kernels->divide(sum, weight_sum, n);
-        kernels->narrow[dtype](out + offset, sum, n);
+        const double *result = mean_block(mean, sum, mixed, in, begin, n);
+        mean->kernels->narrow[mean->out]((char *)out + begin * bytes, result, n);
     }
 }
 
@@ -111,13 +123,19 @@ lofi_status lofi_mean(lofi_dtype dtype, void *out, const void *const *in, const 
 
     lofi_status st = check_dtype(dtype);
     if (st == LOFI_OK) st = check_buffers(out, in, inputs, count, lofi_dtype_bytes(dtype));
-    if (st == LOFI_OK) st = sum_weights(weights, inputs, &weight_sum);
+    if (st == LOFI_OK) st = lofi__mean_weights(weights, inputs, &weight_sum);
     if (st != LOFI_OK || count == 0) return st;
 
-    if (is_float(dtype))
-        mean_floats(dtype, out, in, weights, weight_sum, inputs, count);
-    else if (out != in[0])
+    if (is_float(dtype)) {
+        const struct lofi__mean mean = {.kernels = lofi__kernels_get(),
+                                        .out = dtype,
+                                        .weights = weights,
+                                        .weight_sum = weight_sum,
+                                        .inputs = inputs};
+        lofi__mean_run(&mean, out, in, count);
+    } else if (out != in[0]) {
         memcpy(out, in[0], count * lofi_dtype_bytes(dtype));
+    }
     return LOFI_OK;
 }
 

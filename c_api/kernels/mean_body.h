@@ -9,6 +9,7 @@
 #ifndef LOFI_KERNELS_MEAN_BODY_H
 #define LOFI_KERNELS_MEAN_BODY_H
 
+#include "kernels/float8.h"
 #include "kernels/halffloat.h"
 #include "kernels/kernels.h"
 
@@ -68,6 +69,34 @@ static void add_bf16(double *restrict sum, const void *restrict in, double weigh
         sum[i] += weight * lofi__bf16_to_f64(x[i]);
 }
 
+static void begin_e4m3(double *restrict sum, const void *restrict in, double weight, size_t count)
+{
+    const uint8_t *x = in;
+    for (size_t i = 0; i < count; i++)
+        sum[i] = weight * lofi__e4m3_to_f64(x[i]);
+}
+
+static void add_e4m3(double *restrict sum, const void *restrict in, double weight, size_t count)
+{
+    const uint8_t *x = in;
+    for (size_t i = 0; i < count; i++)
+        sum[i] += weight * lofi__e4m3_to_f64(x[i]);
+}
+
+static void begin_e5m2(double *restrict sum, const void *restrict in, double weight, size_t count)
+{
+    const uint8_t *x = in;
+    for (size_t i = 0; i < count; i++)
+        sum[i] = weight * lofi__e5m2_to_f64(x[i]);
+}
+
+static void add_e5m2(double *restrict sum, const void *restrict in, double weight, size_t count)
+{
+    const uint8_t *x = in;
+    for (size_t i = 0; i < count; i++)
+        sum[i] += weight * lofi__e5m2_to_f64(x[i]);
+}
+
 /* A power of two whose reciprocal is a normal number: there, to multiply by the reciprocal gives
  * the bits of the quotient, several times as fast. */
 static int is_exact_divisor(double divisor)
@@ -117,6 +146,20 @@ static void narrow_bf16(void *restrict out, const double *restrict sum, size_t c
         y[i] = lofi__f64_to_bf16(sum[i]);
 }
 
+static void narrow_e4m3(void *restrict out, const double *restrict sum, size_t count)
+{
+    uint8_t *y = out;
+    for (size_t i = 0; i < count; i++)
+        y[i] = lofi__f64_to_e4m3(sum[i]);
+}
+
+static void narrow_e5m2(void *restrict out, const double *restrict sum, size_t count)
+{
+    uint8_t *y = out;
+    for (size_t i = 0; i < count; i++)
+        y[i] = lofi__f64_to_e5m2(sum[i]);
+}
+
 /* x - x is zero for every finite number and NaN for all others; a sum of such stays NaN. One
  * order of additions is as good as another here, but only integers let the compiler reorder. */
 static int any_nonfinite_f64(const void *data, size_t count)
@@ -152,6 +195,24 @@ static int any_nonfinite_bf16(const void *data, size_t count)
     unsigned found = 0;
     for (size_t i = 0; i < count; i++)
         found |= (x[i] & 0x7f80u) == 0x7f80u;
+    return found != 0;
+}
+
+static int any_nonfinite_e4m3(const void *data, size_t count)
+{
+    const uint8_t *x = data;
+    unsigned found = 0;
+    for (size_t i = 0; i < count; i++)
+        found |= (x[i] & 0x7fu) == 0x7fu;
+    return found != 0;
+}
+
+static int any_nonfinite_e5m2(const void *data, size_t count)
+{
+    const uint8_t *x = data;
+    unsigned found = 0;
+    for (size_t i = 0; i < count; i++)
+        found |= (x[i] & 0x7fu) >= 0x7cu;
     return found != 0;
 }
 

@@ -523,6 +523,8 @@ static void test_arguments(void)
     given = task;
     given.dtype = LOFI_BYTES;
     expect_refused(comm, &given, "bytes");
+    given.dtype = LOFI_F8_E5M2;
+    expect_refused(comm, &given, "nothing is computed");
     given = task;
     given.count = SIZE_MAX / 2;
     expect_refused(comm, &given, "address space");

@@ -4,6 +4,7 @@
  * and all other tables against the scalar one, bit for bit; also the parts of the mean. Any NaN
  * equals any NaN.
  */
+#include "kernels/float8.h"
 #include "kernels/kernels.h"
 #include "nearest.h"
 #include "test.h"
@@ -16,15 +17,21 @@
 
 static uint64_t seed = 5;
 
+/* They have means, and no reductions. */
+static int is_float8(lofi_dtype dtype)
+{
+    return dtype == LOFI_F8_E4M3 || dtype == LOFI_F8_E5M2;
+}
+
 static int is_float(lofi_dtype dtype)
 {
-    return dtype <= LOFI_BF16;
+    return dtype <= LOFI_BF16 || is_float8(dtype);
 }
 
 static int is_defined(lofi_op op, lofi_dtype dtype)
 {
     int is_bitwise = op == LOFI_BAND || op == LOFI_BOR || op == LOFI_BXOR;
-    if (dtype == LOFI_BYTES) return 0;
+    if (dtype == LOFI_BYTES || is_float8(dtype)) return 0;
     return is_float(dtype) ? !is_bitwise : op != LOFI_AVG;
 }
 
@@ -81,6 +88,10 @@ static double float_of(lofi_dtype dtype, uint64_t bits)
         return lofi__f64_of(bits);
     case LOFI_F32:
         return (double)lofi__f32_of((uint32_t)bits);
+    case LOFI_F8_E4M3:
+        return lofi__e4m3_to_f64((uint8_t)bits);
+    case LOFI_F8_E5M2:
+        return lofi__e5m2_to_f64((uint8_t)bits);
     default:
         return formats[dtype == LOFI_BF16].widen((uint16_t)bits);
     }
@@ -198,7 +209,9 @@ static void check_true(lofi_op op, lofi_dtype dtype, const void *const *in, int 
 
 static const struct {
     int exponent_bits, mantissa_bits;
-} layout[] = {{11, 52}, {8, 23}, {5, 10}, {8, 7}};
+} layout[LOFI_DTYPE_COUNT] = {
+    [LOFI_F64] = {11, 52}, [LOFI_F32] = {8, 23},    [LOFI_F16] = {5, 10},
+    [LOFI_BF16] = {8, 7},  [LOFI_F8_E4M3] = {4, 3}, [LOFI_F8_E5M2] = {5, 2}};
 
 /* A float with an exponent near either end or near 1, or any, and few or many bits. */
 static uint64_t float_pattern(lofi_dtype dtype)
@@ -231,6 +244,8 @@ static uint64_t pattern(lofi_dtype dtype, int is_tame)
     const double value = (double)(int64_t)random * 0x1p-62;
     if (dtype == LOFI_F64) return lofi__f64_bits(value);
     if (dtype == LOFI_F32) return lofi__f32_bits((float)value);
+    if (dtype == LOFI_F8_E4M3) return lofi__f64_to_e4m3(value);
+    if (dtype == LOFI_F8_E5M2) return lofi__f64_to_e5m2(value);
     return formats[dtype == LOFI_BF16].narrow(value);
 }
 
@@ -426,8 +441,8 @@ static void check_mean(const struct lofi__kernels *kernels, lofi_dtype dtype, si
 static void test_means(void)
 {
     const struct lofi__kernels *kernels;
-    for (int d = 0; d < LOFI__FLOAT_COUNT; d++)
-        for (int is_tame = 0; is_tame < 2; is_tame++) {
+    for (int d = 0; d < LOFI_DTYPE_COUNT; d++)
+        for (int is_tame = 0; is_tame < 2 && is_float((lofi_dtype)d); is_tame++) {
             unsigned shift = 0;
             fill((lofi_dtype)d, is_tame);
             for (int i = 0; (kernels = lofi__kernels_at(i)) != NULL; i++) {
@@ -449,7 +464,8 @@ static void test_narrow(void)
             double near = ldexp(lofi__f64_of(pattern(LOFI_F64, 1)), test_below(&seed, 300) - 150);
             sums[i] = i % 2 ? wild : near;
         }
-        for (int d = 0; d < LOFI__FLOAT_COUNT; d++) {
+        for (int d = 0; d < LOFI_DTYPE_COUNT; d++) {
+            if (!is_float((lofi_dtype)d)) continue;
             lofi__kernels_scalar.narrow[d](expected, sums, MAX_COUNT);
             for (int i = 0; (kernels = lofi__kernels_at(i)) != NULL; i++) {
                 kernels->narrow[d](output, sums, MAX_COUNT);

@@ -275,8 +275,9 @@ static void test_refused(void)
 
 static void test_names(void)
 {
-    static const char *const names[] = {"float64", "float32", "float16", "bfloat16", "bytes",
-                                        "int8",    "uint8",   "int32",   "int64"};
+    static const char *const names[] = {"float64", "float32",       "float16",    "bfloat16",
+                                        "bytes",   "int8",          "uint8",      "int32",
+                                        "int64",   "float8_e4m3fn", "float8_e5m2"};
     for (int i = 0; i < LOFI_DTYPE_COUNT; i++)
         EXPECT(strcmp(lofi_dtype_name((lofi_dtype)i), names[i]) == 0);
     EXPECT(strcmp(lofi_dtype_name(LOFI_DTYPE_COUNT), "unknown") == 0);

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: MIT */
+/* What lofi_checkpoint is, for the rest of ckpt/. */
+#ifndef LOFI_CKPT_CHECKPOINT_H
+#define LOFI_CKPT_CHECKPOINT_H
+
+#include "ckpt/file.h"
+
+/* Where a tensor is. */
+struct lofi__place {
+    const struct lofi__file *file;
+    const struct lofi__entry *entry;
+};
+
+struct lofi_checkpoint {
+    char *path;        /* as given */
+    char *folder;      /* NULL: it is a single file */
+    char *index_path;  /* NULL: there is no index */
+    yyjson_doc *index; /* NULL: there is no index */
+    struct lofi__file *files;
+    uint64_t file_count;
+    struct lofi__place *tensors; /* file after file, as they lie */
+    uint64_t count;
+    uint64_t *by_name; /* numbers of the tensors in the order of their names */
+};
+
+/* NULL if there is none. */
+const struct lofi__place *lofi__checkpoint_find(const lofi_checkpoint *checkpoint,
+                                                const char *name);
+
+/* Where its data begins in the file. */
+uint64_t lofi__place_begin(const struct lofi__place *place);
+
+#endif /* LOFI_CKPT_CHECKPOINT_H */

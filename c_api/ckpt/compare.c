@@ -1,0 +1,128 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * How two tensors differ. Sums are taken in double, in runs whose partial sums are added: enough
+ * for a report, which is no place for bits that have to be the same everywhere.
+ */
+#include "ckpt/checkpoint.h"
+#include "core/mem.h"
+#include "kernels/kernels.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#define RUN_COUNT 8192
+#define NUMBER_BYTES 8 /* of the largest number */
+
+static void add_run(lofi_difference *d, const double *x, const double *y, size_t count)
+{
+    double square = 0, dot = 0, square_a = 0, square_b = 0, max = d->max;
+
+    for (size_t i = 0; i < count; i++) {
+        const double difference = x[i] - y[i];
+        const double size = difference < 0 ? -difference : difference;
+        const int are_nan = x[i] != x[i] && y[i] != y[i];
+        if (!(x[i] == y[i]) && !are_nan) d->equal = 0;
+        max = size <= max ? max : size; /* a NaN stays */
+        square += difference * difference;
+        dot += x[i] * y[i];
+        square_a += x[i] * x[i];
+        square_b += y[i] * y[i];
+    }
+    d->max = max;
+    d->square += square;
+    d->dot += dot;
+    d->square_a += square_a;
+    d->square_b += square_b;
+    d->count += count;
+}
+
+struct side {
+    const struct lofi__place *place;
+    size_t each; /* bytes of a number, or 1 */
+    char *data;
+    double *numbers;
+};
+
+static lofi_status read_run(struct side *side, uint64_t begin, size_t count)
+{
+    return lofi__file_read(side->place->file, lofi__place_begin(side->place) + begin * side->each,
+                           side->data, count * side->each);
+}
+
+static void widen(struct side *side, size_t count)
+{
+    const lofi_dtype dtype = side->place->entry->kind->dtype;
+    lofi__kernels_get()->begin[dtype](side->numbers, side->data, 1.0, count);
+}
+
+static lofi_status run(struct side *a, struct side *b, int are_floats, lofi_difference *d)
+{
+    const uint64_t total = a->place->entry->bytes / a->each;
+
+    for (uint64_t begin = 0; begin < total; begin += RUN_COUNT) {
+        const size_t n = total - begin < RUN_COUNT ? (size_t)(total - begin) : RUN_COUNT;
+        lofi_status st = read_run(a, begin, n);
+        if (st == LOFI_OK) st = read_run(b, begin, n);
+        if (st != LOFI_OK) return st;
+        if (!are_floats) {
+            if (memcmp(a->data, b->data, n) != 0) d->equal = 0;
+            continue;
+        }
+        widen(a, n);
+        widen(b, n);
+        add_run(d, a->numbers, b->numbers, n);
+    }
+    return LOFI_OK;
+}
+
+static lofi_status check_pair(const struct lofi__place *a, const struct lofi__place *b)
+{
+    const struct lofi__kind *x = a->entry->kind, *y = b->entry->kind;
+    const int are_floats =
+        x->class == LOFI__KIND_FLOAT && y->class == LOFI__KIND_FLOAT && x->lanes == y->lanes;
+
+    if (a->entry->dims != b->entry->dims ||
+        memcmp(a->entry->shape, b->entry->shape,
+               (size_t)a->entry->dims * sizeof *a->entry->shape) != 0)
+        lofi_set_error("the tensor '%.200s' has another shape in %s than in %s", a->entry->name,
+                       a->file->path, b->file->path);
+    else if (x != y && !are_floats)
+        lofi_set_error("the tensor '%.200s' is %s in %s and %s in %s", a->entry->name, x->name,
+                       a->file->path, y->name, b->file->path);
+    else
+        return LOFI_OK;
+    return LOFI_INVALID;
+}
+
+static const struct lofi__place *place_at(const lofi_checkpoint *checkpoint, uint64_t index)
+{
+    if (index < checkpoint->count) return &checkpoint->tensors[index];
+    lofi_set_error("%s: tensor %" PRIu64 " of %" PRIu64, checkpoint->path, index,
+                   checkpoint->count);
+    return NULL;
+}
+
+lofi_status lofi_checkpoint_compare(const lofi_checkpoint *a, uint64_t index_a,
+                                    const lofi_checkpoint *b, uint64_t index_b,
+                                    lofi_difference *difference)
+{
+    const struct lofi__place *x = place_at(a, index_a);
+    const struct lofi__place *y = x != NULL ? place_at(b, index_b) : NULL;
+    lofi_difference result = {.equal = 1};
+
+    if (x == NULL || y == NULL) return LOFI_INVALID;
+    lofi_status st = check_pair(x, y);
+    if (st != LOFI_OK) return st;
+    const int are_floats = x->entry->kind->class == LOFI__KIND_FLOAT;
+    char *memory = lofi__mem_create(4 * (size_t)RUN_COUNT, NUMBER_BYTES);
+    if (memory == NULL) return LOFI_NO_MEMORY;
+    double *numbers = (double *)(void *)memory;
+    struct side left = {x, 1, memory + 2 * (size_t)RUN_COUNT * NUMBER_BYTES, numbers};
+    struct side right = {y, 1, memory + 3 * (size_t)RUN_COUNT * NUMBER_BYTES, numbers + RUN_COUNT};
+    if (are_floats) left.each = lofi_dtype_bytes(x->entry->kind->dtype);
+    if (are_floats) right.each = lofi_dtype_bytes(y->entry->kind->dtype);
+    st = run(&left, &right, are_floats, &result);
+    lofi__mem_destroy(memory);
+    if (st == LOFI_OK) *difference = result;
+    return st;
+}

@@ -1,0 +1,35 @@
+/* SPDX-License-Identifier: MIT */
+/* Names of files. */
+#ifndef LOFI_CKPT_PATH_H
+#define LOFI_CKPT_PATH_H
+
+#include "lofi.h"
+
+#include <sys/stat.h>
+
+/* printf into memory of lofi__mem; NULL: LOFI_NO_MEMORY. */
+char *lofi__text_create(const char *format, ...)
+#if defined(__GNUC__)
+    __attribute__((format(printf, 1, 2)))
+#endif
+    ;
+
+/* "folder/name"; the folder part of a path ("." if it has none); its last part. Trailing slashes
+ * do not count. To be freed with lofi__mem_destroy. */
+char *lofi__path_join(const char *folder, const char *name);
+char *lofi__path_folder(const char *path);
+char *lofi__path_name(const char *path);
+
+int lofi__path_ends_with(const char *path, const char *end);
+
+/* Whether `path`, a file that `folder` is said to hold, lies in it after all links are followed.
+ * Links into the blobs of a Hugging Face cache count, if the folder is a snapshot of that cache.
+ * LOFI_CORRUPT names the file; LOFI_SYSTEM if it can't be found. */
+lofi_status lofi__path_check_inside(const char *folder, const char *path);
+
+/* LOFI_SYSTEM with "<path>: <why>" of errno. */
+lofi_status lofi__path_failed(const char *path, const char *what);
+
+int lofi__path_is_same(const struct stat *a, const struct stat *b);
+
+#endif /* LOFI_CKPT_PATH_H */

@@ -1,0 +1,58 @@
+/* SPDX-License-Identifier: MIT */
+/* What an average of files does to each tensor, and where the result goes. */
+#ifndef LOFI_CKPT_PLAN_H
+#define LOFI_CKPT_PLAN_H
+
+#include "ckpt/checkpoint.h"
+
+enum lofi__work {
+    LOFI__WORK_MEAN,
+    LOFI__WORK_SAME, /* copied from the first, and has to be equal everywhere */
+    LOFI__WORK_COPY, /* copied from the first */
+};
+
+/* One tensor of the output. */
+struct lofi__job {
+    enum lofi__work work;
+    const struct lofi__kind *kind;           /* in the output */
+    const struct lofi__place *const *places; /* in each source; NULL behind the first: not needed */
+    uint64_t bytes, begin;                   /* in the data of its output file */
+    uint64_t file;                           /* number of its output file */
+    uint64_t order;
+};
+
+struct lofi__output {
+    char *name;
+    uint64_t first_job, job_count;
+    uint64_t data_bytes;
+    char *header; /* with its length before it */
+    size_t header_bytes;
+};
+
+struct lofi__plan {
+    const lofi_average_files_options *options;
+    lofi_checkpoint **sources; /* the inputs, then the base */
+    int source_count, input_count;
+    double weight_sum;
+    const struct lofi__kind *kind; /* NULL: the first input's */
+    struct lofi__job *jobs;        /* as they lie, file after file */
+    uint64_t job_count;
+    const struct lofi__place **places;
+    struct lofi__output *outputs;
+    uint64_t output_count;
+    int is_folder;
+    char *index_name; /* NULL: no index */
+    char *index;      /* its text */
+    size_t index_bytes;
+};
+
+/* Checks the options, opens the sources, matches their tensors and lays the output out; writes
+ * nothing. `options` is borrowed. lofi__plan_clear, also after an error and of zeros. */
+lofi_status lofi__plan_create(const lofi_average_files_options *options, struct lofi__plan *plan);
+void lofi__plan_clear(struct lofi__plan *plan);
+
+/* The steps of it that have files of their own: layout.c, describe.c. */
+lofi_status lofi__plan_lay_out(struct lofi__plan *plan);
+lofi_status lofi__plan_describe(struct lofi__plan *plan);
+
+#endif /* LOFI_CKPT_PLAN_H */

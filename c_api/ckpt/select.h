@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: MIT */
+/* Which tensors --only and --skip mean. */
+#ifndef LOFI_CKPT_SELECT_H
+#define LOFI_CKPT_SELECT_H
+
+#include "lofi.h"
+
+#include <regex.h>
+
+struct lofi__selection {
+    int has_only, has_skip;
+    regex_t only, skip;
+};
+
+/* NULL for an expression: no bound. LOFI_INVALID names a bad one. */
+lofi_status lofi__selection_create(const char *only, const char *skip,
+                                   struct lofi__selection *selection);
+void lofi__selection_clear(struct lofi__selection *selection);
+int lofi__selection_has(const struct lofi__selection *selection, const char *name);
+
+#endif /* LOFI_CKPT_SELECT_H */

@@ -1,0 +1,334 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * lofi average. A first signal to end is noted, and the average stops at the next block with
+ * nothing left behind; then the signal does what it would have done.
+ */
+#define _GNU_SOURCE
+#include "cli/cli.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+static const char help[] =
+    "usage: lofi average A B C ... -o OUT [options]\n"
+    "\n"
+    "Writes the average of the weights of checkpoints with the same tensors: runs of one model "
+    "that\n"
+    "were trained apart. Each of A, B, C is a .safetensors file, or a folder as transformers "
+    "saves\n"
+    "it (model.safetensors, or shards and model.safetensors.index.json). OUT becomes what A is;\n"
+    "a folder also gets A's config and tokenizer.\n"
+    "\n"
+    "  lofi average run1/ run2/ run3/ -o average/\n"
+    "  lofi average a.safetensors b.safetensors -o ab.safetensors --weights 2,1\n"
+    "  lofi average tuned1/ tuned2/ --base pretrained/ --alpha 0.5 -o robust/\n"
+    "\n"
+    "  -o, --output OUT       file or folder to write\n"
+    "  -w, --weights W,W,...  one number for each input, at least 0 (default: all equal)\n"
+    "  -b, --base BASE        interpolate: (1 - A) * BASE + A * average\n"
+    "  -a, --alpha A          how far to go from BASE to the average\n"
+    "      --only REGEX       average only the tensors whose name matches (POSIX extended); the\n"
+    "                         others are copied from the first input\n"
+    "      --skip REGEX       the same for those whose name does not match\n"
+    "      --dtype TYPE       write floats as float64, float32, float16, bfloat16, float8_e4m3fn\n"
+    "                         or float8_e5m2 (default: each as in the first input)\n"
+    "      --int equal|first  integers and bools: have to be equal in all inputs (default), or "
+    "are\n"
+    "                         copied from the first\n"
+    "      --shard-size SIZE  write a folder with files of at most this size: 5GB, 500MB, 2GiB\n"
+    "  -f, --force            replace OUT if it is there; never an input\n"
+    "      --verify           read OUT again and compare it with a second computation\n"
+    "      --sha256           note the SHA-256 of each input file in OUT\n"
+    "      --fsync            return when OUT is on the disk\n"
+    "  -j, --threads N        default: one for each CPU\n"
+    "  -q, --quiet            print nothing but errors\n"
+    "      --json             print what was done as JSON\n"
+    "  -h, --help\n"
+    "\n"
+    "Sums are taken in float64 in the order of the inputs and rounded once, so the result is the\n"
+    "same on every machine. OUT appears when it is complete. Where it came from is in its "
+    "metadata:\n"
+    "lofi info OUT.\n";
+
+enum {
+    OPTION_ONLY = 256,
+    OPTION_SKIP,
+    OPTION_DTYPE,
+    OPTION_INT,
+    OPTION_SHARD_SIZE,
+    OPTION_FSYNC,
+    OPTION_VERIFY,
+    OPTION_SHA256,
+    OPTION_JSON
+};
+
+static const struct option longs[] = {{"output", required_argument, NULL, 'o'},
+                                      {"weights", required_argument, NULL, 'w'},
+                                      {"base", required_argument, NULL, 'b'},
+                                      {"alpha", required_argument, NULL, 'a'},
+                                      {"only", required_argument, NULL, OPTION_ONLY},
+                                      {"skip", required_argument, NULL, OPTION_SKIP},
+                                      {"dtype", required_argument, NULL, OPTION_DTYPE},
+                                      {"int", required_argument, NULL, OPTION_INT},
+                                      {"shard-size", required_argument, NULL, OPTION_SHARD_SIZE},
+                                      {"force", no_argument, NULL, 'f'},
+                                      {"fsync", no_argument, NULL, OPTION_FSYNC},
+                                      {"verify", no_argument, NULL, OPTION_VERIFY},
+                                      {"sha256", no_argument, NULL, OPTION_SHA256},
+                                      {"threads", required_argument, NULL, 'j'},
+                                      {"quiet", no_argument, NULL, 'q'},
+                                      {"json", no_argument, NULL, OPTION_JSON},
+                                      {"help", no_argument, NULL, 'h'},
+                                      {NULL, 0, NULL, 0}};
+
+struct arguments {
+    lofi_average_files_options options;
+    const char *weights; /* as given */
+    int has_alpha, is_quiet, is_json, is_help;
+};
+
+static volatile sig_atomic_t signal_seen;
+
+static void note_signal(int number)
+{
+    signal_seen = number;
+}
+
+static int show_progress(void *ctx, uint64_t done, uint64_t total)
+{
+    const int *is_shown = ctx;
+    if (*is_shown) {
+        fprintf(stderr, "\r%3d%% of ",
+                total > 0 ? (int)(100.0 * (double)done / (double)total) : 100);
+        cli_print_bytes(stderr, total);
+        fputs(done >= total ? "\r                         \r" : " ", stderr);
+    }
+    return signal_seen;
+}
+
+static int parse_number(const char *text, double *value)
+{
+    char *end;
+    *value = strtod(text, &end);
+    return end != text && *end == '\0';
+}
+
+/* "5GB", "500MB", "2GiB", "1000" */
+static int parse_size(const char *text, uint64_t *bytes)
+{
+    static const struct {
+        const char *unit;
+        double bytes;
+    } units[] = {{"", 1},      {"B", 1},        {"KB", 1e3},     {"MB", 1e6},     {"GB", 1e9},
+                 {"TB", 1e12}, {"KiB", 0x1p10}, {"MiB", 0x1p20}, {"GiB", 0x1p30}, {"TiB", 0x1p40}};
+    char *end;
+    const double number = strtod(text, &end);
+
+    if (end == text || !(number > 0) || number > 1e18) return 0;
+    for (size_t i = 0; i < sizeof units / sizeof units[0]; i++) {
+        if (strcasecmp(end, units[i].unit) != 0) continue;
+        if (number * units[i].bytes < 1 || number * units[i].bytes > 1e18) return 0;
+        *bytes = (uint64_t)(number * units[i].bytes);
+        return 1;
+    }
+    return 0;
+}
+
+/* One number for each input, between commas. */
+static int parse_weights(const char *text, double *weights, int count)
+{
+    for (int i = 0; i < count; i++) {
+        char *end;
+        weights[i] = strtod(text, &end);
+        if (end == text || *end != (i + 1 < count ? ',' : '\0')) return 0;
+        text = end + 1;
+    }
+    return 1;
+}
+
+static int misuse_value(const char *option, const char *value, const char *wanted)
+{
+    return cli_misuse("average", "--%s is '%s': %s", option, value, wanted);
+}
+
+static int take_option(struct arguments *a, int option, char *value)
+{
+    lofi_average_files_options *o = &a->options;
+    char *end;
+
+    switch (option) {
+    case 'o':
+        o->out = value;
+        break;
+    case 'w':
+        a->weights = value;
+        break;
+    case 'b':
+        o->base = value;
+        break;
+    case 'a':
+        a->has_alpha = 1;
+        if (!parse_number(value, &o->alpha)) return misuse_value("alpha", value, "give a number");
+        break;
+    case OPTION_ONLY:
+        o->only = value;
+        break;
+    case OPTION_SKIP:
+        o->skip = value;
+        break;
+    case OPTION_DTYPE:
+        o->dtype = value;
+        break;
+    case OPTION_INT:
+        o->integers_first = strcmp(value, "first") == 0;
+        if (!o->integers_first && strcmp(value, "equal") != 0)
+            return misuse_value("int", value, "choose equal or first");
+        break;
+    case OPTION_SHARD_SIZE:
+        if (!parse_size(value, &o->shard_bytes))
+            return misuse_value("shard-size", value, "give a size such as 5GB, 500MB or 2GiB");
+        break;
+    case 'j':
+        o->threads = (int)strtol(value, &end, 10);
+        if (*end != '\0' || o->threads < 1 || o->threads > 4096)
+            return misuse_value("threads", value, "give a number from 1 on");
+        break;
+    case 'f':
+        o->force = 1;
+        break;
+    case OPTION_FSYNC:
+        o->fsync = 1;
+        break;
+    case OPTION_VERIFY:
+        o->verify = 1;
+        break;
+    case OPTION_SHA256:
+        o->sha256 = 1;
+        break;
+    case 'q':
+        a->is_quiet = 1;
+        break;
+    case OPTION_JSON:
+        a->is_json = 1;
+        break;
+    case 'h':
+        a->is_help = 1;
+        break;
+    default: /* getopt has said what is wrong */
+        return CLI_MISUSED;
+    }
+    return CLI_DONE;
+}
+
+static int check_arguments(const struct arguments *a)
+{
+    if (a->options.input_count < 1) return cli_misuse("average", "no checkpoint is given");
+    if (a->options.out == NULL) return cli_misuse("average", "the output is not given: -o OUT");
+    if (a->has_alpha && a->options.base == NULL)
+        return cli_misuse("average", "--alpha needs --base");
+    if (!a->has_alpha && a->options.base != NULL)
+        return cli_misuse("average", "--base needs --alpha");
+    return CLI_DONE;
+}
+
+static double seconds(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+static void print_json(const struct arguments *a, const lofi_average_report *r, double duration)
+{
+    printf("{\"output\": ");
+    cli_print_json(stdout, a->options.out);
+    printf(", \"inputs\": %d, \"averaged\": %" PRIu64 ", \"copied\": %" PRIu64
+           ", \"bytes_read\": %" PRIu64 ", \"bytes_written\": %" PRIu64 ", \"files\": %" PRIu64
+           ", \"threads\": %d, \"seconds\": %.3f}\n",
+           a->options.input_count, r->averaged_count, r->copied_count, r->bytes_read,
+           r->bytes_written, r->file_count, r->threads, duration);
+}
+
+static void print_report(const struct arguments *a, const lofi_average_report *r, double duration)
+{
+    if (a->is_json) {
+        print_json(a, r, duration);
+        return;
+    }
+    if (a->is_quiet) return;
+    cli_print_text(stdout, a->options.out);
+    printf(": %" PRIu64 " tensors averaged", r->averaged_count);
+    if (r->copied_count > 0) printf(", %" PRIu64 " copied", r->copied_count);
+    printf("; read ");
+    cli_print_bytes(stdout, r->bytes_read);
+    printf(" in %.2f s (%.1f GB/s)\n", duration, (double)r->bytes_read / duration / 1e9);
+}
+
+static void catch_signals(void)
+{
+    static const int caught[] = {SIGINT, SIGTERM, SIGHUP};
+    struct sigaction action, before;
+
+    memset(&action, 0, sizeof action);
+    action.sa_handler = note_signal;
+    for (size_t i = 0; i < sizeof caught / sizeof caught[0]; i++)
+        if (sigaction(caught[i], NULL, &before) == 0 && before.sa_handler != SIG_IGN)
+            sigaction(caught[i], &action, NULL);
+}
+
+static int run(struct arguments *a)
+{
+    int is_shown = !a->is_quiet && !a->is_json && isatty(STDERR_FILENO);
+    lofi_average_report report;
+
+    a->options.progress = show_progress;
+    a->options.ctx = &is_shown;
+    catch_signals();
+    const double begin = seconds();
+    const lofi_status st = lofi_average_files(&a->options, &report);
+    if (st == LOFI_OK) {
+        print_report(a, &report, seconds() - begin);
+        return CLI_DONE;
+    }
+    if (is_shown) fputc('\n', stderr);
+    cli_fail();
+    if (signal_seen != 0) {
+        signal(signal_seen, SIG_DFL);
+        raise(signal_seen);
+    }
+    return CLI_FAILED;
+}
+
+int cli_average(int argc, char **argv)
+{
+    struct arguments a = {.options = LOFI_AVERAGE_FILES_OPTIONS_INIT};
+    int option;
+
+    while ((option = getopt_long(argc, argv, "o:w:b:a:j:fqh", longs, NULL)) != -1) {
+        const int code = take_option(&a, option, optarg);
+        if (code != CLI_DONE) return code;
+    }
+    if (a.is_help) {
+        fputs(help, stdout);
+        return CLI_DONE;
+    }
+    a.options.inputs = (const char *const *)argv + optind;
+    a.options.input_count = argc - optind;
+    int code = check_arguments(&a);
+    if (code != CLI_DONE) return code;
+    double *weights = calloc((size_t)a.options.input_count, sizeof *weights);
+    if (weights == NULL) return CLI_FAILED;
+    if (a.weights != NULL && !parse_weights(a.weights, weights, a.options.input_count))
+        code = cli_misuse("average", "--weights is '%s': give %d numbers with commas between them",
+                          a.weights, a.options.input_count);
+    if (a.weights != NULL) a.options.weights = weights;
+    if (code == CLI_DONE) code = run(&a);
+    free(weights);
+    return code;
+}

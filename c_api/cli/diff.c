@@ -1,0 +1,248 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * lofi diff: how far checkpoints are apart. Of two, tensor by tensor; of several, a matrix of
+ * distances: the Euclidean one over all numbers, as if a checkpoint were one long vector.
+ */
+#include "cli/cli.h"
+
+#include <getopt.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char help[] =
+    "usage: lofi diff A B [C ...] [options]\n"
+    "\n"
+    "Compares the tensors of the same name of .safetensors files or Hugging Face folders. Of two, "
+    "it\n"
+    "prints for each tensor that differs the largest and the root-mean-square difference and the\n"
+    "cosine of the angle between them; of several, the distance of each to each.\n"
+    "\n"
+    "  -a, --all     also tensors that are equal\n"
+    "      --json    as JSON\n"
+    "  -h, --help\n"
+    "\n"
+    "Exit code: 0 also if they differ.\n";
+
+enum { OPTION_JSON = 256 };
+static const struct option longs[] = {{"all", no_argument, NULL, 'a'},
+                                      {"json", no_argument, NULL, OPTION_JSON},
+                                      {"help", no_argument, NULL, 'h'},
+                                      {NULL, 0, NULL, 0}};
+
+struct pair {
+    const lofi_checkpoint *a, *b;
+    const char *a_path, *b_path;
+    int shows_all, is_json, is_silent;
+    int printed;
+    uint64_t equal, different, missing;
+    lofi_difference sum;
+};
+
+static double rms_of(const lofi_difference *d)
+{
+    return d->count > 0 ? sqrt(d->square / (double)d->count) : 0;
+}
+
+/* 1 for two zeros: they are the same. */
+static double cosine_of(const lofi_difference *d)
+{
+    const double size = sqrt(d->square_a) * sqrt(d->square_b);
+    if (size > 0 || size != size) return d->dot / size;
+    return d->square_a == d->square_b ? 1 : 0;
+}
+
+static void print_values(const lofi_difference *d)
+{
+    printf("\"equal\": %s, \"count\": %" PRIu64 ", \"max\": ", d->equal ? "true" : "false",
+           d->count);
+    cli_print_number(stdout, d->max);
+    printf(", \"rms\": ");
+    cli_print_number(stdout, rms_of(d));
+    printf(", \"distance\": ");
+    cli_print_number(stdout, sqrt(d->square));
+    printf(", \"cosine\": ");
+    cli_print_number(stdout, cosine_of(d));
+}
+
+static void print_tensor(struct pair *p, const char *name, const lofi_difference *d)
+{
+    if (p->is_silent || (d->equal && !p->shows_all)) return;
+    if (p->is_json) {
+        printf("%s{\"name\": ", p->printed++ > 0 ? ", " : "");
+        cli_print_json(stdout, name);
+        printf(", ");
+        print_values(d);
+        fputc('}', stdout);
+        return;
+    }
+    if (p->printed++ == 0) printf("%11s %11s %12s  tensor\n", "max", "rms", "cosine");
+    if (d->count > 0)
+        printf("%11.4g %11.4g %12.9f  ", d->max, rms_of(d), cosine_of(d));
+    else
+        printf("%36s  ", d->equal ? "equal" : "different");
+    cli_print_text(stdout, name);
+    fputc('\n', stdout);
+}
+
+static void add(struct pair *p, const lofi_difference *d)
+{
+    if (d->equal)
+        p->equal++;
+    else
+        p->different++;
+    p->sum.equal &= d->equal;
+    p->sum.count += d->count;
+    p->sum.max = d->max <= p->sum.max ? p->sum.max : d->max;
+    p->sum.square += d->square;
+    p->sum.dot += d->dot;
+    p->sum.square_a += d->square_a;
+    p->sum.square_b += d->square_b;
+}
+
+static void note_missing(struct pair *p, const char *name, const char *path)
+{
+    p->missing++;
+    if (p->is_silent || p->is_json) return;
+    printf("only in ");
+    cli_print_text(stdout, path);
+    printf(": ");
+    cli_print_text(stdout, name);
+    fputc('\n', stdout);
+}
+
+static int compare(struct pair *p)
+{
+    lofi_tensor t;
+    lofi_difference d;
+
+    p->sum = (lofi_difference){.equal = 1};
+    for (uint64_t i = 0; i < lofi_checkpoint_count(p->b); i++) {
+        if (lofi_checkpoint_get(p->b, i, &t) != LOFI_OK) return cli_fail();
+        if (lofi_checkpoint_find(p->a, t.name) < 0) note_missing(p, t.name, p->b_path);
+    }
+    for (uint64_t i = 0; i < lofi_checkpoint_count(p->a); i++) {
+        if (lofi_checkpoint_get(p->a, i, &t) != LOFI_OK) return cli_fail();
+        const int64_t other = lofi_checkpoint_find(p->b, t.name);
+        if (other < 0) {
+            note_missing(p, t.name, p->a_path);
+            continue;
+        }
+        if (lofi_checkpoint_compare(p->a, i, p->b, (uint64_t)other, &d) != LOFI_OK)
+            return cli_fail();
+        print_tensor(p, t.name, &d);
+        add(p, &d);
+    }
+    return CLI_DONE;
+}
+
+static int diff_two(struct pair *p)
+{
+    if (p->is_json) printf("{\"tensors\": [");
+    const int code = compare(p);
+    if (code != CLI_DONE) return code;
+    if (p->is_json) {
+        printf("], \"equal_count\": %" PRIu64 ", \"different_count\": %" PRIu64
+               ", \"missing_count\": %" PRIu64 ", \"all\": {",
+               p->equal, p->different, p->missing);
+        print_values(&p->sum);
+        printf("}}\n");
+        return code;
+    }
+    printf("%" PRIu64 " tensors are equal, %" PRIu64 " differ", p->equal, p->different);
+    if (p->missing > 0) printf(", %" PRIu64 " are in one only", p->missing);
+    if (p->different > 0 && p->sum.count > 0)
+        printf("; all: max %.4g, rms %.4g, distance %.6g, cosine %.9f", p->sum.max, rms_of(&p->sum),
+               sqrt(p->sum.square), cosine_of(&p->sum));
+    fputc('\n', stdout);
+    return code;
+}
+
+static void print_matrix(const double *values, int count, int is_json, const char *name)
+{
+    if (is_json)
+        printf(", \"%s\": [", name);
+    else
+        printf("%s\n", name);
+    for (int i = 0; i < count; i++) {
+        if (is_json) printf("%s[", i > 0 ? ", " : "");
+        if (!is_json) printf("%3d", i + 1);
+        for (int j = 0; j < count; j++) {
+            if (is_json && j > 0) printf(", ");
+            if (is_json)
+                cli_print_number(stdout, values[i * count + j]);
+            else
+                printf(" %13.9g", values[i * count + j]);
+        }
+        printf(is_json ? "]" : "\n");
+    }
+    if (is_json) fputc(']', stdout);
+}
+
+static void print_names(char *const *paths, int count, int is_json)
+{
+    if (is_json) printf("{\"checkpoints\": [");
+    for (int i = 0; i < count; i++) {
+        if (is_json) {
+            if (i > 0) printf(", ");
+            cli_print_json(stdout, paths[i]);
+            continue;
+        }
+        printf("%3d  ", i + 1);
+        cli_print_text(stdout, paths[i]);
+        fputc('\n', stdout);
+    }
+    if (is_json) fputc(']', stdout);
+}
+
+static int diff_many(lofi_checkpoint **all, char *const *paths, int count, int is_json)
+{
+    const size_t cells = (size_t)count * (size_t)count;
+    double *distance = calloc(2 * cells, sizeof *distance);
+    double *cosine = distance != NULL ? distance + cells : NULL;
+    int code = distance != NULL ? CLI_DONE : CLI_FAILED;
+
+    for (int i = 0; i < count && code == CLI_DONE; i++)
+        for (int j = i; j < count && code == CLI_DONE; j++) {
+            struct pair p = {.a = all[i], .b = all[j], .is_silent = 1};
+            if (i != j) code = compare(&p);
+            distance[i * count + j] = distance[j * count + i] = i != j ? sqrt(p.sum.square) : 0;
+            cosine[i * count + j] = cosine[j * count + i] = i != j ? cosine_of(&p.sum) : 1;
+        }
+    if (code == CLI_DONE) {
+        print_names(paths, count, is_json);
+        print_matrix(distance, count, is_json, "distance");
+        print_matrix(cosine, count, is_json, "cosine");
+        if (is_json) printf("}\n");
+    }
+    free(distance);
+    return code;
+}
+
+int cli_diff(int argc, char **argv)
+{
+    int option, shows_all = 0, is_json = 0;
+
+    while ((option = getopt_long(argc, argv, "ah", longs, NULL)) != -1) {
+        if (option == 'a') shows_all = 1;
+        if (option == OPTION_JSON) is_json = 1;
+        if (option == '?') return CLI_MISUSED;
+        if (option != 'h') continue;
+        fputs(help, stdout);
+        return CLI_DONE;
+    }
+    const int count = argc - optind;
+    if (count < 2) return cli_misuse("diff", "it takes at least two checkpoints");
+    lofi_checkpoint **all = cli_open_all(argv + optind, count);
+    if (all == NULL) return CLI_FAILED;
+    struct pair p = {.a = all[0],
+                     .b = all[1],
+                     .a_path = argv[optind],
+                     .b_path = argv[optind + 1],
+                     .shows_all = shows_all,
+                     .is_json = is_json};
+    const int code = count == 2 ? diff_two(&p) : diff_many(all, argv + optind, count, is_json);
+    cli_close_all(all, count);
+    return code;
+}

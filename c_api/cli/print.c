@@ -1,0 +1,113 @@
+/* SPDX-License-Identifier: MIT */
+#include "cli/cli.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int is_control(unsigned char c)
+{
+    return c < 0x20 || c == 0x7f;
+}
+
+/* Also those of two bytes in UTF-8, U+0080 to U+009F: some terminals obey them. */
+void cli_print_text(FILE *to, const char *text)
+{
+    for (const unsigned char *c = (const unsigned char *)text; *c != '\0'; c++) {
+        if (c[0] == 0xc2 && c[1] >= 0x80 && c[1] < 0xa0) {
+            fputc('?', to);
+            c++;
+        } else {
+            fputc(is_control(*c) ? '?' : *c, to);
+        }
+    }
+}
+
+void cli_print_json(FILE *to, const char *text)
+{
+    fputc('"', to);
+    for (const unsigned char *c = (const unsigned char *)text; *c != '\0'; c++) {
+        if (*c == '"' || *c == '\\')
+            fprintf(to, "\\%c", *c);
+        else if (is_control(*c))
+            fprintf(to, "\\u%04x", *c);
+        else
+            fputc(*c, to);
+    }
+    fputc('"', to);
+}
+
+void cli_print_number(FILE *to, double value)
+{
+    if (value - value == 0)
+        fprintf(to, "%.17g", value);
+    else
+        fputs("null", to);
+}
+
+void cli_print_bytes(FILE *to, uint64_t bytes)
+{
+    static const char *const units[] = {"bytes", "kB", "MB", "GB", "TB", "PB"};
+    double value = (double)bytes;
+    int unit = 0;
+    while (value >= 1000 && unit < 5) {
+        value /= 1000;
+        unit++;
+    }
+    fprintf(to, unit == 0 ? "%.0f %s" : "%.2f %s", value, units[unit]);
+}
+
+void cli_print_shape(FILE *to, const lofi_tensor *tensor)
+{
+    fputc('[', to);
+    for (int i = 0; i < tensor->dims; i++)
+        fprintf(to, "%s%" PRIu64, i > 0 ? ", " : "", tensor->shape[i]);
+    fputc(']', to);
+}
+
+int cli_fail(void)
+{
+    fputs("lofi: ", stderr);
+    cli_print_text(stderr, lofi_last_error());
+    fputc('\n', stderr);
+    return CLI_FAILED;
+}
+
+int cli_misuse(const char *command, const char *format, ...)
+{
+    char text[1024];
+    va_list arguments;
+
+    va_start(arguments, format);
+    vsnprintf(text, sizeof text, format, arguments);
+    va_end(arguments);
+    fputs("lofi: ", stderr);
+    cli_print_text(stderr, text);
+    fprintf(stderr, " (lofi%s%s --help)\n", command[0] != '\0' ? " " : "", command);
+    return CLI_MISUSED;
+}
+
+lofi_checkpoint **cli_open_all(char *const *paths, int count)
+{
+    lofi_checkpoint **all = calloc((size_t)count, sizeof(lofi_checkpoint *));
+    if (all == NULL) {
+        lofi_set_error("out of memory");
+        cli_fail();
+        return NULL;
+    }
+    for (int i = 0; i < count; i++) {
+        if (lofi_checkpoint_open(paths[i], &all[i]) == LOFI_OK) continue;
+        cli_fail();
+        cli_close_all(all, count);
+        return NULL;
+    }
+    return all;
+}
+
+void cli_close_all(lofi_checkpoint **checkpoints, int count)
+{
+    for (int i = 0; checkpoints != NULL && i < count; i++)
+        lofi_checkpoint_close(checkpoints[i]);
+    free(checkpoints);
+}
