@@ -38,7 +38,7 @@ class CMakeBuild(build_ext):
         build = ROOT / "build" / f"{sys.implementation.cache_tag}-torch-{torch_version}"
         configure = [
             "cmake", "-S", str(ROOT), "-B", str(build),
-            "-DCMAKE_BUILD_TYPE=Release", "-DLOFI_TORCH=ON", "-DLOFI_TESTS=OFF",
+            "-DCMAKE_BUILD_TYPE=Release", "-DLOFI_TORCH=ON", "-DLOFI_TESTS=OFF", "-DLOFI_CLI=OFF",
             f"-DLOFI_TORCH_DIR={torch_dir}",
             f"-DLOFI_PYTHON_INCLUDE={sysconfig.get_paths()['include']}",
             f"-DLOFI_EXT_SUFFIX={sysconfig.get_config_var('EXT_SUFFIX')}",

@@ -225,42 +225,84 @@ void check_dense(const at::Tensor &tensor)
 // each element is computed on its own anyway.
 constexpr int64_t kGrain = 1 << 16;
 
-void mean(at::Tensor out, const Tensors &inputs, const std::optional<std::vector<double>> &weights)
+// Integers and booleans are copied from the first input; with a base or other dtypes all are floats.
+void mean(at::Tensor out, const Tensors &inputs, const std::optional<std::vector<double>> &weights,
+          const std::optional<at::Tensor> &base, double alpha)
 {
     TORCH_CHECK_VALUE(!inputs.empty(), "lofi: a mean needs at least one input");
     TORCH_CHECK_VALUE(!weights || weights->size() == inputs.size(), "lofi: ", inputs.size(),
                       " inputs need as many weights");
+    Tensors all = inputs;
+    if (base) all.push_back(*base);
     check_dense(out);
-    for (const auto &input : inputs) {
-        check_dense(input);
-        TORCH_CHECK_VALUE(
-            input.scalar_type() == out.scalar_type() && input.numel() == out.numel(),
-            "lofi: the inputs of a mean must have the dtype and the size of its output");
+    bool alike = !base;
+    std::vector<lofi_dtype> dtypes;
+    for (const auto &tensor : all) {
+        check_dense(tensor);
+        TORCH_CHECK_VALUE(tensor.numel() == out.numel() && tensor.is_complex() == out.is_complex(),
+                          "lofi: the inputs of a mean must have the size of its output");
+        alike = alike && tensor.scalar_type() == out.scalar_type();
+        dtypes.push_back(dtype_of(tensor.scalar_type()));
     }
-    const lofi_dtype dtype = dtype_of(out.scalar_type());
-    const size_t width = lofi_dtype_bytes(dtype);
+    lofi_mix mix = LOFI_MIX_INIT;
+    mix.out_dtype = dtype_of(out.scalar_type());
+    mix.in_dtypes = dtypes.data();
+    mix.weights = weights ? weights->data() : nullptr;
+    mix.inputs = static_cast<int>(inputs.size());
+    mix.base_dtype = dtypes.back();
+    mix.alpha = alpha;
     std::mutex mutex;
     lofi_status failed = LOFI_OK;
     std::string text;
+    const auto at_element = [](const at::Tensor &tensor, int64_t index) {
+        return static_cast<const char *>(tensor.const_data_ptr()) +
+               index * lofi_dtype_bytes(dtype_of(tensor.scalar_type()));
+    };
     at::parallel_for(
         0, static_cast<int64_t>(elements_of(out)), kGrain, [&](int64_t begin, int64_t end) {
             std::vector<const void *> at_begin;
-            for (const auto &input : inputs) {
-                at_begin.push_back(static_cast<const char *>(input.const_data_ptr()) +
-                                   begin * width);
-            }
-            const auto status =
-                lofi_mean(dtype, static_cast<char *>(out.mutable_data_ptr()) + begin * width,
-                          at_begin.data(), weights ? weights->data() : nullptr,
-                          static_cast<int>(inputs.size()), static_cast<size_t>(end - begin));
+            for (const auto &tensor : all)
+                at_begin.push_back(at_element(tensor, begin));
+            void *to = const_cast<char *>(at_element(out, begin));
+            const auto count = static_cast<size_t>(end - begin);
+            lofi_mix part = mix;
+            if (base) part.base = at_begin.back();
+            const auto status = alike ? lofi_mean(mix.out_dtype, to, at_begin.data(), mix.weights,
+                                                  mix.inputs, count)
+                                      : lofi_mean_mixed(&part, to, at_begin.data(), count);
             if (status == LOFI_OK) return;
             std::lock_guard<std::mutex> lock(mutex);
             failed = status;
             text = lofi_last_error();
         });
-    if (failed == LOFI_OK) return;
-    lofi_set_error("%s", text.c_str());
-    raise(failed);
+    if (failed != LOFI_OK) raise(failed, text.c_str());
+}
+
+void average_files(const std::vector<std::string> &inputs, const std::string &out,
+                   const std::optional<std::vector<double>> &weights,
+                   const std::optional<std::string> &base, double alpha,
+                   const std::optional<std::string> &only, const std::optional<std::string> &skip,
+                   const std::optional<std::string> &dtype, bool integers_first, bool force)
+{
+    std::vector<const char *> paths;
+    for (const auto &input : inputs)
+        paths.push_back(input.c_str());
+    const auto text = [](const std::optional<std::string> &given) {
+        return given ? given->c_str() : nullptr;
+    };
+    lofi_average_files_options options = LOFI_AVERAGE_FILES_OPTIONS_INIT;
+    options.inputs = paths.data();
+    options.input_count = static_cast<int>(paths.size());
+    options.out = out.c_str();
+    options.weights = weights ? weights->data() : nullptr;
+    options.base = text(base);
+    options.alpha = alpha;
+    options.only = text(only);
+    options.skip = text(skip);
+    options.dtype = text(dtype);
+    options.integers_first = integers_first;
+    options.force = force;
+    check(lofi_average_files(&options, nullptr));
 }
 
 py::bytes digest(const at::Tensor &tensor)
@@ -421,8 +463,12 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m)
         lofi_log(static_cast<lofi_log_level>(level), "%s", line.c_str());
     });
 
+    m.def("average_files", &average_files, py::arg("inputs"), py::arg("out"), py::kw_only(),
+          py::arg("weights"), py::arg("base"), py::arg("alpha"), py::arg("only"), py::arg("skip"),
+          py::arg("dtype"), py::arg("integers_first"), py::arg("force"), release_gil(),
+          "lofi_average_files of lofi.h.");
     m.def("mean", &mean, py::arg("out"), py::arg("inputs"), py::arg("weights") = std::nullopt,
-          release_gil());
+          py::arg("base") = std::nullopt, py::arg("alpha") = 1.0, release_gil());
     m.def("digest", &digest);
     m.def("find_nonfinite", &find_nonfinite, release_gil());
     m.def("average_members", &average_members, py::arg("nodes"), py::arg("min_nodes"));

@@ -53,6 +53,10 @@ inline lofi_dtype dtype_of(at::ScalarType type)
         return LOFI_F16;
     case at::kBFloat16:
         return LOFI_BF16;
+    case at::kFloat8_e4m3fn:
+        return LOFI_F8_E4M3;
+    case at::kFloat8_e5m2:
+        return LOFI_F8_E5M2;
     default:
         TORCH_CHECK_VALUE(at::isIntegralType(type, /*includeBool=*/true), "lofi: tensors of ", type,
                           " can't be averaged; convert them to bfloat16 or wider first");

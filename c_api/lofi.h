@@ -437,6 +437,27 @@ const char *lofi_dtype_name(lofi_dtype dtype);
 lofi_status lofi_mean(lofi_dtype dtype, void *out, const void *const *in, const double *weights,
                       int inputs, size_t count);
 
+/* A mean whose inputs and output have dtypes of their own, mixed with a base if there is one: as
+ * lofi_average_files says, with the same bits. All dtypes are floats. */
+typedef struct lofi_mix {
+    size_t size;
+    lofi_dtype out_dtype;
+    const lofi_dtype *in_dtypes; /* one for each input; NULL: all as the output's */
+    const double *weights;       /* as in lofi_mean */
+    int inputs;
+    const void *base; /* NULL: none */
+    lofi_dtype base_dtype;
+    double alpha; /* read with a base: out = (1 - alpha)*base + alpha*mean */
+} lofi_mix;
+#define LOFI_MIX_INIT                                                                              \
+    {                                                                                              \
+        sizeof(lofi_mix), LOFI_F32, NULL, NULL, 1, NULL, LOFI_F32, 1.0                             \
+    }
+
+/* Errors and buffers as in lofi_mean; `out` may be an input or the base if their elements are of
+ * one size. */
+lofi_status lofi_mean_mixed(const lofi_mix *mix, void *out, const void *const *in, size_t count);
+
 /* Index of the first element that is NaN or infinite, or -1. Always -1 for what is no float. */
 int64_t lofi_find_nonfinite(lofi_dtype dtype, const void *data, size_t count);
 

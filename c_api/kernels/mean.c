@@ -7,6 +7,7 @@
  * before it is written, the output may be one of them. No threads: the caller has the cores and
  * may cut the elements as it likes, each has its own result.
  */
+#include "core/mem.h"
 #include "kernels/kernels.h"
 
 #include <string.h>
@@ -137,6 +138,64 @@ lofi_status lofi_mean(lofi_dtype dtype, void *out, const void *const *in, const 
         memcpy(out, in[0], count * lofi_dtype_bytes(dtype));
     }
     return LOFI_OK;
+}
+
+static lofi_status check_mix(const lofi_mix *mix, const void *out, const void *const *in,
+                             size_t count)
+{
+    if (mix == NULL || mix->size < sizeof *mix || mix->inputs < 1 || in == NULL) {
+        lofi_set_error("a mix needs inputs, and its size set by LOFI_MIX_INIT");
+        return LOFI_INVALID;
+    }
+    for (int i = -2; i < mix->inputs; i++) {
+        const void *data = i == -2 ? out : i == -1 ? mix->base : in[i];
+        const lofi_dtype dtype = i == -1                             ? mix->base_dtype
+                                 : i == -2 || mix->in_dtypes == NULL ? mix->out_dtype
+                                                                     : mix->in_dtypes[i];
+        if (i == -1 && mix->base == NULL) continue;
+        if (!is_float(dtype)) {
+            lofi_set_error("a mix of %s: it has no mean", lofi_dtype_name(dtype));
+            return LOFI_INVALID;
+        }
+        lofi_status st = count > 0 ? check_buffer(i == -2   ? "output"
+                                                  : i == -1 ? "base"
+                                                            : "input",
+                                                  i < 0 ? 0 : i, data, lofi_dtype_bytes(dtype))
+                                   : LOFI_OK;
+        if (st != LOFI_OK) return st;
+    }
+    return LOFI_OK;
+}
+
+lofi_status lofi_mean_mixed(const lofi_mix *mix, void *out, const void *const *in, size_t count)
+{
+    struct lofi__mean mean = {.kernels = lofi__kernels_get()};
+
+    lofi_status st = check_mix(mix, out, in, count);
+    if (st == LOFI_OK) st = lofi__mean_weights(mix->weights, mix->inputs, &mean.weight_sum);
+    if (st != LOFI_OK) return st;
+    /* Inputs and base in one list, as the loop over blocks takes them. */
+    const void **all = lofi__mem_create((size_t)mix->inputs + 1, sizeof *all);
+    lofi_dtype *dtypes = lofi__mem_create((size_t)mix->inputs + 1, sizeof *dtypes);
+    if (all == NULL || dtypes == NULL) st = LOFI_NO_MEMORY;
+    for (int i = 0; i < mix->inputs && st == LOFI_OK; i++) {
+        all[i] = in[i];
+        dtypes[i] = mix->in_dtypes != NULL ? mix->in_dtypes[i] : mix->out_dtype;
+    }
+    if (st == LOFI_OK) {
+        all[mix->inputs] = mix->base;
+        dtypes[mix->inputs] = mix->base_dtype;
+        mean.out = mix->out_dtype;
+        mean.in = dtypes;
+        mean.weights = mix->weights;
+        mean.inputs = mix->inputs;
+        mean.has_base = mix->base != NULL;
+        mean.alpha = mix->alpha;
+        lofi__mean_run(&mean, out, all, count);
+    }
+    lofi__mem_destroy(dtypes);
+    lofi__mem_destroy(all);
+    return st;
 }
 
 int64_t lofi_find_nonfinite(lofi_dtype dtype, const void *data, size_t count)

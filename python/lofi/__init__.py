@@ -17,6 +17,7 @@ from lofi._version import VERSION as __version__
 _PUBLIC = {
     "Average": "_average",
     "averaged": "_average",
+    "average_checkpoints": "_files",
     "finalize_average": "_average",
     "configure": "_config",
     "scope": "_phases",
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from lofi._average import averaged as averaged
     from lofi._average import finalize_average as finalize_average
     from lofi._config import configure as configure
+    from lofi._files import average_checkpoints as average_checkpoints
     from lofi._phases import phase as phase
     from lofi._phases import scope as scope
     from lofi._phases import start as start

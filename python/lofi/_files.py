@@ -1,0 +1,216 @@
+# SPDX-License-Identifier: MIT
+"""Checkpoints in files, averaged: safetensors by liblofi alone, torch's formats through torch.
+
+What the files hold is read without running code (weights_only=True), by mapping, so that only the
+result is in memory. Tensors are found by their path through dicts, lists and tuples
+("model.fc.bias", "optimizer.state.0.exp_avg"); what is no tensor comes from the first file.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.serialization
+
+from lofi._checkpoints import save, tensors_of, with_tensors
+from lofi._native import _C
+
+INTEGERS = ("equal", "first")
+
+
+def average_checkpoints(
+    paths: Sequence[str | os.PathLike],
+    out: str | os.PathLike,
+    *,
+    weights: Sequence[float] | None = None,
+    base: str | os.PathLike | None = None,
+    alpha: float = 1.0,
+    only: str | None = None,
+    skip: str | None = None,
+    dtype: str | None = None,
+    integers: str = "equal",
+    force: bool = False,
+) -> None:
+    """Write the average of checkpoints to `out`, in the format of the first.
+
+    safetensors files and Hugging Face folders, as `lofi average` takes them; files of torch.save
+    (.pt, .pth, .bin; nested as they may be); folders of torch.distributed.checkpoint. The same bits
+    as `finalize_average`: a float64 sum in the order of `paths`, rounded once to the dtype.
+
+    weights: one for each path; equal by default.
+    base, alpha: (1 - alpha) * base + alpha * average, also rounded once.
+    only, skip: regular expressions searched in the names of tensors; what is not selected comes
+        from the first path.
+    dtype: of the output's floating-point tensors ("bfloat16", ...); by default each one's own.
+    integers: "equal", integers and booleans that differ are an error, or "first".
+    force: replace an output that exists.
+    ValueError, FileExistsError or RuntimeError say what is wrong; nothing is written then.
+    """
+    names = [os.fspath(path) for path in paths]
+    if not names:
+        raise ValueError("lofi: an average of no checkpoints")
+    if integers not in INTEGERS:
+        raise ValueError(f"lofi: integers is {integers!r}; use one of {', '.join(INTEGERS)}")
+    if weights is not None and len(weights) != len(names):
+        raise ValueError(f"lofi: {len(names)} checkpoints need as many weights, not {len(weights)}")
+    target, origin = os.fspath(out), None if base is None else os.fspath(base)
+    how = {"weights": weights, "alpha": alpha, "only": only, "skip": skip, "dtype": dtype}
+    first = kind_of(names[0])
+    for path in [*names, *([origin] if origin else [])]:
+        if kind_of(path) != first:
+            raise ValueError(f"lofi: {names[0]} is {first}, {path} is {kind_of(path)}")
+    if first == "safetensors":
+        _C.average_files(
+            names,
+            target,
+            base=origin,
+            integers_first=integers == "first",
+            force=force,
+            **how,
+        )
+        return
+    _refuse_target(target, [*names, origin], force)
+    if first == "a folder of torch.distributed.checkpoint":
+        _average_sharded(names, target, origin, integers=integers, **how)
+    else:
+        save(_average_pickled(names, origin, integers=integers, **how), target)
+
+
+def kind_of(path: str) -> str:
+    if os.path.isdir(path):
+        if os.path.exists(os.path.join(path, ".metadata")):
+            return "a folder of torch.distributed.checkpoint"
+        return "safetensors"
+    if path.endswith((".safetensors", ".json")):
+        return "safetensors"
+    return "a file of torch.save"
+
+
+def _refuse_target(target: str, inputs: list[str | None], force: bool) -> None:
+    if not os.path.exists(target):
+        return
+    if any(path and os.path.samefile(path, target) for path in inputs):
+        raise ValueError(f"lofi: {target} is an input; write the average elsewhere")
+    if not force:
+        raise FileExistsError(f"lofi: {target} exists; force=True replaces it")
+
+
+def _load(path: str) -> Any:
+    with torch.serialization.safe_globals([argparse.Namespace]):  # which DeiT's files hold
+        try:
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            told = str(error).split("\n")[0]
+            raise ValueError(f"lofi: {path} can't be read safely: {told}") from error
+
+
+def _average_pickled(
+    paths: list[str],
+    base: str | None,
+    *,
+    weights: Sequence[float] | None,
+    alpha: float,
+    only: str | None,
+    skip: str | None,
+    dtype: str | None,
+    integers: str,
+) -> Any:
+    contents = [_load(path) for path in [*paths, *([base] if base else [])]]
+    found = [dict(tensors_of(content)) for content in contents]
+    paths = [*paths, *([base] if base else [])]
+    averaged: dict[tuple, torch.Tensor] = {}  # by where the first's data lie: tied tensors once
+    put: dict[str, torch.Tensor] = {}
+    for name, tensor in found[0].items():
+        if (only and not re.search(only, name)) or (skip and re.search(skip, name)):
+            continue
+        same = [_tensor_of(name, tensor, of, path) for of, path in zip(found, paths, strict=True)]
+        if not (tensor.is_floating_point() or tensor.is_complex()):
+            if integers == "equal":
+                _refuse_different(name, same, paths)
+            continue
+        key = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape,
+               tensor.stride(), tensor.dtype)  # fmt: skip
+        if key not in averaged:
+            averaged[key] = _average(name, same, weights, base is not None, alpha, dtype)
+        put[name] = averaged[key]
+    _refuse_missing(found, paths, only, skip)
+    return with_tensors(contents[0], put)
+
+
+def _tensor_of(
+    name: str, first: torch.Tensor, found: dict[str, torch.Tensor], path: str
+) -> torch.Tensor:
+    if name not in found:
+        raise ValueError(f"lofi: {path} has no tensor {name}")
+    tensor = found[name]
+    if tensor.shape != first.shape:
+        raise ValueError(
+            f"lofi: {name} is {list(tensor.shape)} in {path}, {list(first.shape)} in the first file"
+        )
+    return tensor
+
+
+def _refuse_missing(
+    found: list[dict[str, torch.Tensor]], paths: list[str], only: str | None, skip: str | None
+) -> None:
+    for tensors, path in zip(found, paths, strict=True):
+        for name in tensors:
+            selected = (not only or re.search(only, name)) and not (skip and re.search(skip, name))
+            if selected and name not in found[0]:
+                raise ValueError(f"lofi: {paths[0]} has no tensor {name}, {path} has")
+
+
+def _refuse_different(name: str, tensors: list[torch.Tensor], paths: list[str]) -> None:
+    for tensor, path in zip(tensors, paths, strict=True):
+        if tensor.dtype != tensors[0].dtype or not torch.equal(tensor, tensors[0]):
+            raise ValueError(
+                f"lofi: {name} holds {tensors[0].dtype}, which has no mean, and differs between "
+                f"{paths[0]} and {path}: integers='first' takes the first's"
+            )
+
+
+def _average(
+    name: str,
+    tensors: list[torch.Tensor],
+    weights: Sequence[float] | None,
+    has_base: bool,
+    alpha: float,
+    dtype: str | None,
+) -> torch.Tensor:
+    kinds = {tensor.is_complex() for tensor in tensors}
+    if len(kinds) > 1 or (True in kinds and (dtype or len({t.dtype for t in tensors}) > 1)):
+        raise ValueError(f"lofi: {name} is complex: its dtype must be the same everywhere")
+    wanted = getattr(torch, dtype, None) if dtype else tensors[0].dtype
+    if not isinstance(wanted, torch.dtype):
+        raise ValueError(f"lofi: dtype is {dtype!r}; use a name such as 'bfloat16'")
+    out = torch.empty(tensors[0].shape, dtype=wanted)
+    inputs = [tensor.contiguous() for tensor in tensors]
+    base = inputs.pop() if has_base else None
+    _C.mean(out, inputs, list(weights) if weights is not None else None, base, alpha)
+    return out
+
+
+def _average_sharded(names: list[str], target: str, base: str | None, **how: Any) -> None:
+    """Through torch's converter, on disk: a file of torch.save for each folder."""
+    from torch.distributed.checkpoint.format_utils import dcp_to_torch_save, torch_save_to_dcp
+
+    parent = os.path.dirname(os.path.abspath(target))
+    with tempfile.TemporaryDirectory(dir=parent, prefix=".lofi-") as folder:
+        files = []
+        for number, name in enumerate([*names, *([base] if base else [])]):
+            files.append(os.path.join(folder, f"{number}.pt"))
+            dcp_to_torch_save(name, files[-1])
+        origin = files.pop() if base else None
+        whole, made = os.path.join(folder, "average.pt"), os.path.join(folder, "average")
+        save(_average_pickled(files, origin, **how), whole)
+        torch_save_to_dcp(whole, made)
+        if os.path.isdir(target):
+            shutil.rmtree(target)
+        os.rename(made, target)

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: MIT
+"""lofi.average_checkpoints: each format, against exact fractions rounded once."""
+
+import argparse
+import itertools
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import lofi
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+
+def rounded_mean(tensors: list[torch.Tensor], weights: list[float] | None = None) -> torch.Tensor:
+    """The mean in float64, in order, rounded once: float64's own rounding is harmless here, since
+    the values are short; what is rounded to bfloat16 goes through exact ties by hand."""
+    weights = weights or [1.0] * len(tensors)
+    total = tensors[0].double() * weights[0]
+    for tensor, weight in zip(tensors[1:], weights[1:], strict=True):
+        total = total + tensor.double() * weight
+    return nearest(total / sum(weights), tensors[0].dtype)
+
+
+def nearest(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """To the nearest of the dtype, ties to even, compared as fractions: no double rounding."""
+    if dtype in (torch.float64, torch.float32):
+        return values.to(dtype)
+    near = values.float().to(dtype)
+    result = []
+    for value, guess in zip(values.flatten().tolist(), near.flatten(), strict=True):
+        bits = guess.view(torch.int16).item()
+        candidates = [
+            torch.tensor(b, dtype=torch.int16).view(dtype) for b in (bits - 1, bits, bits + 1)
+        ]
+        exact = Fraction(value)
+        best = min(
+            candidates,
+            key=lambda c: (
+                abs(Fraction(c.double().item()) - exact),
+                c.view(torch.int16).item() & 1,
+            ),
+        )
+        result.append(best)
+    return torch.stack(result).reshape(values.shape)
+
+
+def content(seed: int) -> dict[str, Any]:
+    """What DeiT saves: nested, an EMA copy, an optimizer's state, a namespace, tied weights."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def tensor(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+        return torch.randn(shape, generator=generator).to(dtype)
+
+    tied = tensor(4, 3)
+    return {
+        "model": {"embed": tied, "head": tied, "half": tensor(7, dtype=torch.bfloat16),
+                  "norm.num_batches_tracked": torch.tensor(5)},
+        "model_ema": {"embed": tensor(4, 3)},
+        "optimizer": {"state": {0: {"exp_avg": tensor(4, 3), "step": torch.tensor(10.0)}},
+                      "param_groups": [{"lr": 0.1 * (seed + 1), "params": [0]}]},
+        "history": [tensor(2), (tensor(3), "text")],
+        "epoch": seed,
+        "args": argparse.Namespace(lr=seed),
+    }  # fmt: skip
+
+
+def saved(folder: Path, count: int = 3, suffix: str = ".pth") -> tuple[list[Path], list[Any]]:
+    paths, contents = [], []
+    for seed in range(count):
+        paths.append(folder / f"{seed}{suffix}")
+        contents.append(content(seed))
+        torch.save(contents[-1], paths[-1])
+    return paths, contents
+
+
+def load(path: Path) -> Any:
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(path, weights_only=True)
+
+
+def same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
+
+
+def test_nested_files_of_torch_save(tmp_path):
+    paths, contents = saved(tmp_path)
+    lofi.average_checkpoints(paths, tmp_path / "out.pth")
+    got = load(tmp_path / "out.pth")
+    for get in (
+        lambda c: c["model"]["embed"],
+        lambda c: c["model"]["half"],
+        lambda c: c["model_ema"]["embed"],
+        lambda c: c["optimizer"]["state"][0]["exp_avg"],
+        lambda c: c["history"][0],
+        lambda c: c["history"][1][0],
+    ):
+        assert same(get(got), rounded_mean([get(c) for c in contents]))
+    assert got["model"]["embed"].data_ptr() == got["model"]["head"].data_ptr()
+    assert got["model"]["norm.num_batches_tracked"].item() == 5
+    assert got["epoch"] == 0 and got["args"] == argparse.Namespace(lr=0)
+    assert got["optimizer"]["param_groups"] == contents[0]["optimizer"]["param_groups"]
+    assert got["history"][1][1] == "text"
+
+
+def test_weights_base_and_dtype(tmp_path):
+    paths, contents = saved(tmp_path)
+    lofi.average_checkpoints(paths, tmp_path / "w.pt", weights=[1, 2.5, 0.25])
+    of = [c["model"]["half"] for c in contents]
+    assert same(load(tmp_path / "w.pt")["model"]["half"], rounded_mean(of, [1, 2.5, 0.25]))
+    lofi.average_checkpoints(paths[1:], tmp_path / "b.pt", base=paths[0], alpha=0.25)
+    mean = (of[1].double() + of[2].double()) / 2
+    expected = nearest(0.75 * of[0].double() + 0.25 * mean, torch.bfloat16)
+    got = load(tmp_path / "b.pt")
+    assert same(got["model"]["half"], expected)
+    assert got["epoch"] == 1  # of the first of the averaged, not of the base
+    lofi.average_checkpoints(paths, tmp_path / "d.pt", dtype="bfloat16")
+    embeds = [c["model"]["embed"] for c in contents]
+    total = (embeds[0].double() + embeds[1].double() + embeds[2].double()) / 3
+    assert same(load(tmp_path / "d.pt")["model"]["embed"], nearest(total, torch.bfloat16))
+
+
+def test_the_bits_of_safetensors_and_of_torch_files_agree(tmp_path):
+    options = [{}, {"weights": [3, 1]}, {"dtype": "float16"}, {"base": 2, "alpha": 0.3}]
+    tensors = [
+        {"a": torch.randn(1000).bfloat16(), "b": torch.randn(33, 5), "c": torch.randn(9).half()}
+        for _ in range(3)
+    ]
+    for number, one in enumerate(tensors):
+        torch.save(one, tmp_path / f"{number}.pt")
+        save_file(one, tmp_path / f"{number}.safetensors")
+    for number, option in enumerate(options):
+        got = {}
+        for suffix in ("pt", "safetensors"):
+            how = dict(option)
+            if "base" in how:
+                how["base"] = tmp_path / f"{how['base']}.{suffix}"
+            out = tmp_path / f"out{number}.{suffix}"
+            lofi.average_checkpoints([tmp_path / f"{i}.{suffix}" for i in (0, 1)], out, **how)
+            got[suffix] = load_file(out) if suffix == "safetensors" else load(out)
+        for name in tensors[0]:
+            assert same(got["pt"][name], got["safetensors"][name]), (option, name)
+
+
+def test_only_and_skip(tmp_path):
+    paths, contents = saved(tmp_path)
+    lofi.average_checkpoints(paths, tmp_path / "o.pt", only=r"^model\.", skip="half")
+    got = load(tmp_path / "o.pt")
+    assert same(got["model"]["embed"], rounded_mean([c["model"]["embed"] for c in contents]))
+    assert same(got["model"]["half"], contents[0]["model"]["half"])
+    assert same(got["model_ema"]["embed"], contents[0]["model_ema"]["embed"])
+
+
+def test_folders_of_distributed_checkpoint(tmp_path):
+    import torch.distributed.checkpoint as dcp
+
+    contents = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        contents.append({"model": {"w": torch.randn(6, 4), "h": torch.randn(8).bfloat16()}})
+        dcp.save(contents[-1], checkpoint_id=tmp_path / f"dcp{seed}", no_dist=True)
+    lofi.average_checkpoints([tmp_path / "dcp0", tmp_path / "dcp1"], tmp_path / "out")
+    got = {"model": {"w": torch.zeros(6, 4), "h": torch.zeros(8).bfloat16()}}
+    dcp.load(got, checkpoint_id=tmp_path / "out", no_dist=True)
+    for name in ("w", "h"):
+        assert same(got["model"][name], rounded_mean([c["model"][name] for c in contents]))
+
+
+def test_refusals_leave_nothing(tmp_path):
+    paths, _ = saved(tmp_path)
+    out = tmp_path / "out.pth"
+    other = content(7)
+    other["model"]["norm.num_batches_tracked"] = torch.tensor(6)
+    torch.save(other, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"num_batches_tracked.*other.pth"):
+        lofi.average_checkpoints([*paths, tmp_path / "other.pth"], out)
+    assert not out.exists()
+    lofi.average_checkpoints([*paths, tmp_path / "other.pth"], out, integers="first")
+    assert load(out)["model"]["norm.num_batches_tracked"].item() == 5
+    with pytest.raises(FileExistsError, match="force"):
+        lofi.average_checkpoints(paths, out)
+    before = out.read_bytes()
+    for change, match in (
+        (lambda c: c["model"].pop("half"), "has no tensor model.half"),
+        (lambda c: c["model"].update(half=torch.zeros(3)), r"model.half is \[3\]"),
+        (lambda c: c["model"].update(more=torch.zeros(3)), "has no tensor model.more"),
+    ):
+        bad = content(8)
+        change(bad)
+        torch.save(bad, tmp_path / "bad.pth")
+        with pytest.raises(ValueError, match=match):
+            lofi.average_checkpoints([*paths, tmp_path / "bad.pth"], out, force=True)
+    (tmp_path / "garbage.pth").write_bytes(b"\x80\x04garbage")
+    for inputs, how in (
+        ([], {}),
+        ([*paths, tmp_path / "missing.pth"], {}),
+        ([*paths, tmp_path / "garbage.pth"], {}),
+        (paths, {"weights": [1, 2]}),
+        (paths, {"weights": [1, 2, -3]}),
+        (paths, {"weights": [0, 0, 0]}),
+        (paths, {"dtype": "float99"}),
+        (paths, {"integers": "none"}),
+    ):
+        with pytest.raises((ValueError, FileNotFoundError)):
+            lofi.average_checkpoints(inputs, out, force=True, **how)
+    with pytest.raises(ValueError, match="is an input"):
+        lofi.average_checkpoints([out, *paths], out, force=True, integers="first")
+    assert out.read_bytes() == before
+    assert not list(tmp_path.glob(".*"))
+
+
+class Evil:
+    def __init__(self, target: Path):
+        self.target = target
+
+    def __reduce__(self):
+        return (Path.touch, (self.target,))
+
+
+def test_code_in_a_file_is_not_run(tmp_path):
+    torch.save({"w": torch.ones(2), "x": Evil(tmp_path / "touched")}, tmp_path / "evil.pt")
+    with pytest.raises(ValueError, match=r"evil\.pt can't be read safely"):
+        lofi.average_checkpoints([tmp_path / "evil.pt"], tmp_path / "out.pt")
+    assert not (tmp_path / "touched").exists()
+
+
+def test_order_matters_only_as_it_says(tmp_path):
+    paths, contents = saved(tmp_path)
+    for order in itertools.permutations(range(3)):
+        out = tmp_path / f"{order}.pt"
+        lofi.average_checkpoints([paths[i] for i in order], out)
+        expected = rounded_mean([contents[i]["model"]["embed"] for i in order])
+        assert same(load(out)["model"]["embed"], expected)
