@@ -10,7 +10,6 @@ file is kept. A file of an earlier step, or one that holds an average already, h
 """
 
 import os
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -19,7 +18,8 @@ from typing import Any
 import torch
 import torch.serialization
 
-from lofi import _world
+from lofi import _content, _world
+from lofi._content import save, tensors_of, with_tensors
 from lofi._hooks.patch import when_imported, wrap
 from lofi._log import log, say
 from lofi._native import _C
@@ -40,7 +40,6 @@ class Files:
 
 
 _files = Files()
-_is_saving = False
 _opened = threading.local()  # the path of the file that torch.save writes now
 
 
@@ -78,7 +77,7 @@ def _note(path: Any) -> None:
     world = _world.current()
     if not world.spans_nodes or world.pid != os.getpid():
         return
-    if _is_saving:  # lofi's own files are none of the script's
+    if _content.is_saving:  # lofi's own files are none of the script's
         return
     path = os.path.abspath(os.fspath(path))
     _files.steps.pop(path, None)  # the last one written comes last
@@ -242,32 +241,6 @@ def _same(of_file: torch.Tensor, own: torch.Tensor) -> bool:
     return digest(own) == digest(of_file)
 
 
-def tensors_of(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
-    """Every tensor in nested dicts, lists and tuples, by its path: "model.fc.bias"."""
-    if isinstance(value, torch.Tensor):
-        if value.layout == torch.strided and not value.is_meta:
-            yield name, value
-    elif isinstance(value, (dict, list, tuple)):
-        pairs = value.items() if isinstance(value, dict) else enumerate(value)
-        for key, entry in pairs:
-            yield from tensors_of(entry, f"{name}.{key}" if name else str(key))
-
-
-def with_tensors(value: Any, put: dict[str, torch.Tensor], name: str = "") -> Any:
-    """`value` with the tensors of these names replaced; dicts and lists are changed in place."""
-    if isinstance(value, torch.Tensor):
-        return put.get(name, value)
-    dot = f"{name}." if name else ""
-    if isinstance(value, dict):  # in place: it may be of a class of its own, with attributes
-        for key in value:
-            value[key] = with_tensors(value[key], put, f"{dot}{key}")
-    elif isinstance(value, list):
-        value[:] = [with_tensors(entry, put, f"{dot}{i}") for i, entry in enumerate(value)]
-    elif type(value) is tuple:
-        value = tuple(with_tensors(entry, put, f"{dot}{i}") for i, entry in enumerate(value))
-    return value
-
-
 def _load(path: str) -> tuple[Any, dict[str, str] | None]:
     import argparse
 
@@ -284,33 +257,6 @@ def _load(path: str) -> tuple[Any, dict[str, str] | None]:
         told = str(error).split("\n")[0]
         log("info", f"{path} can't be read back safely, and is left alone: {told}")
         return None, None
-
-
-def save(
-    content: Any, path: str, metadata: dict[str, str] | None = None, like: str | None = None
-) -> None:
-    """Written aside, synced, renamed: a reader sees the old file or the whole new one."""
-    folder = os.path.dirname(path)
-    handle, temporary = tempfile.mkstemp(dir=folder, prefix=os.path.basename(path) + ".")
-    os.close(handle)
-    global _is_saving
-    _is_saving = True
-    try:
-        if path.endswith(".safetensors"):
-            from safetensors.torch import save_file
-
-            save_file(content, temporary, metadata)
-        else:
-            torch.save(content, temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, os.stat(like).st_mode & 0o777 if like else 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    finally:
-        _is_saving = False
 
 
 def tell(paths: list[str]) -> None:

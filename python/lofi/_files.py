@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: MIT
 """Checkpoints in files, averaged: safetensors by liblofi alone, torch's formats through torch.
 
-What the files hold is read without running code (weights_only=True), by mapping, so that only the
-result is in memory. Tensors are found by their path through dicts, lists and tuples
-("model.fc.bias", "optimizer.state.0.exp_avg"); what is no tensor comes from the first file.
+Files of torch.save are read without running code (weights_only=True), by mapping, so that only the
+result is in memory. (Folders of torch.distributed.checkpoint are read by torch's own converter,
+which runs what their metadata hold: they have to be trusted.) Tensors are found by their path
+through dicts, lists and tuples ("model.fc.bias", "optimizer.state.0.exp_avg"); what is no tensor
+comes from the first file.
 """
 
 import argparse
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 import torch.serialization
 
-from lofi._checkpoints import save, tensors_of, with_tensors
+from lofi._content import save, tensors_of, with_tensors
 from lofi._native import _C
 
 INTEGERS = ("equal", "first")
@@ -29,7 +30,7 @@ def average_checkpoints(
     *,
     weights: Sequence[float] | None = None,
     base: str | os.PathLike | None = None,
-    alpha: float = 1.0,
+    alpha: float | None = None,
     only: str | None = None,
     skip: str | None = None,
     dtype: str | None = None,
@@ -43,7 +44,7 @@ def average_checkpoints(
     as `finalize_average`: a float64 sum in the order of `paths`, rounded once to the dtype.
 
     weights: one for each path; equal by default.
-    base, alpha: (1 - alpha) * base + alpha * average, also rounded once.
+    base, alpha: (1 - alpha) * base + alpha * average, also rounded once. One needs the other.
     only, skip: regular expressions searched in the names of tensors; what is not selected comes
         from the first path.
     dtype: of the output's floating-point tensors ("bfloat16", ...); by default each one's own.
@@ -58,6 +59,9 @@ def average_checkpoints(
         raise ValueError(f"lofi: integers is {integers!r}; use one of {', '.join(INTEGERS)}")
     if weights is not None and len(weights) != len(names):
         raise ValueError(f"lofi: {len(names)} checkpoints need as many weights, not {len(weights)}")
+    if (base is None) != (alpha is None):
+        raise ValueError("lofi: base and alpha belong together: give both, or neither")
+    alpha = 1.0 if alpha is None else alpha
     target, origin = os.fspath(out), None if base is None else os.fspath(base)
     how = {"weights": weights, "alpha": alpha, "only": only, "skip": skip, "dtype": dtype}
     first = kind_of(names[0])
@@ -74,7 +78,7 @@ def average_checkpoints(
             **how,
         )
         return
-    _refuse_target(target, [*names, origin], force)
+    _refuse_target(target, [*names, *([origin] if origin else [])], force, first)
     if first == "a folder of torch.distributed.checkpoint":
         _average_sharded(names, target, origin, integers=integers, **how)
     else:
@@ -91,13 +95,17 @@ def kind_of(path: str) -> str:
     return "a file of torch.save"
 
 
-def _refuse_target(target: str, inputs: list[str | None], force: bool) -> None:
-    if not os.path.exists(target):
+def _refuse_target(target: str, inputs: list[str], force: bool, kind: str) -> None:
+    if not os.path.lexists(target):
         return
-    if any(path and os.path.samefile(path, target) for path in inputs):
-        raise ValueError(f"lofi: {target} is an input; write the average elsewhere")
+    real = os.path.realpath(target)
+    for path in inputs:
+        if os.path.realpath(path) == real or os.path.realpath(path).startswith(real + os.sep):
+            raise ValueError(f"lofi: {target} is or holds the input {path}: write elsewhere")
     if not force:
         raise FileExistsError(f"lofi: {target} exists; force=True replaces it")
+    if not (os.path.isfile(target) or os.path.isdir(target)) or kind_of(target) != kind:
+        raise ValueError(f"lofi: {target} is not {kind}, and is not replaced by one")
 
 
 def _load(path: str) -> Any:
@@ -121,27 +129,56 @@ def _average_pickled(
     skip: str | None,
     dtype: str | None,
     integers: str,
+    labels: list[str] | None = None,
 ) -> Any:
-    contents = [_load(path) for path in [*paths, *([base] if base else [])]]
-    found = [dict(tensors_of(content)) for content in contents]
+    """`labels`: what errors call the paths, and the base last."""
     paths = [*paths, *([base] if base else [])]
-    averaged: dict[tuple, torch.Tensor] = {}  # by where the first's data lie: tied tensors once
+    labels = labels or paths
+    contents = [_load(path) for path in paths]
+    found = [_named(content, label) for content, label in zip(contents, labels, strict=True)]
+    averaged: dict[tuple, torch.Tensor] = {}  # by where the data lie in all files: tied ones once
     put: dict[str, torch.Tensor] = {}
     for name, tensor in found[0].items():
         if (only and not re.search(only, name)) or (skip and re.search(skip, name)):
             continue
-        same = [_tensor_of(name, tensor, of, path) for of, path in zip(found, paths, strict=True)]
-        if not (tensor.is_floating_point() or tensor.is_complex()):
+        same = [_tensor_of(name, tensor, of, at) for of, at in zip(found, labels, strict=True)]
+        if not _has_mean(tensor):
             if integers == "equal":
-                _refuse_different(name, same, paths)
+                _refuse_different(name, same, labels)
             continue
-        key = (tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape,
-               tensor.stride(), tensor.dtype)  # fmt: skip
+        key = tuple(_place(one) for one in same)
         if key not in averaged:
-            averaged[key] = _average(name, same, weights, base is not None, alpha, dtype)
+            averaged[key] = _average(name, same, labels, weights, base is not None, alpha, dtype)
         put[name] = averaged[key]
-    _refuse_missing(found, paths, only, skip)
+    _refuse_missing(found, labels, only, skip)
     return with_tensors(contents[0], put)
+
+
+def _has_mean(tensor: torch.Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
+
+
+def _place(tensor: torch.Tensor) -> tuple:
+    return (
+        tensor.untyped_storage().data_ptr(), tensor.storage_offset(), tensor.shape,
+        tensor.stride(), tensor.dtype, tensor.is_conj(), tensor.is_neg(),
+    )  # fmt: skip
+
+
+def _named(content: Any, label: str) -> dict[str, torch.Tensor]:
+    try:
+        pairs = list(tensors_of(content, others=True))
+    except RecursionError:
+        raise ValueError(f"lofi: {label} holds something that contains itself") from None
+    for name, tensor in pairs:
+        if tensor.layout != torch.strided or tensor.is_meta:
+            raise ValueError(f"lofi: {name} of {label} is a tensor without dense data")
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"lofi: {label} has two tensors whose path is {twice}")
+    return found
 
 
 def _tensor_of(
@@ -150,6 +187,8 @@ def _tensor_of(
     if name not in found:
         raise ValueError(f"lofi: {path} has no tensor {name}")
     tensor = found[name]
+    if _has_mean(tensor) != _has_mean(first):
+        raise ValueError(f"lofi: {name} is {tensor.dtype} in {path}, {first.dtype} in the first")
     if tensor.shape != first.shape:
         raise ValueError(
             f"lofi: {name} is {list(tensor.shape)} in {path}, {list(first.shape)} in the first file"
@@ -179,6 +218,7 @@ def _refuse_different(name: str, tensors: list[torch.Tensor], paths: list[str]) 
 def _average(
     name: str,
     tensors: list[torch.Tensor],
+    labels: list[str],
     weights: Sequence[float] | None,
     has_base: bool,
     alpha: float,
@@ -188,12 +228,15 @@ def _average(
     if len(kinds) > 1 or (True in kinds and (dtype or len({t.dtype for t in tensors}) > 1)):
         raise ValueError(f"lofi: {name} is complex: its dtype must be the same everywhere")
     wanted = getattr(torch, dtype, None) if dtype else tensors[0].dtype
-    if not isinstance(wanted, torch.dtype):
+    if not isinstance(wanted, torch.dtype) or not (wanted.is_floating_point or wanted.is_complex):
         raise ValueError(f"lofi: dtype is {dtype!r}; use a name such as 'bfloat16'")
     out = torch.empty(tensors[0].shape, dtype=wanted)
-    inputs = [tensor.contiguous() for tensor in tensors]
+    inputs = [tensor.resolve_conj().resolve_neg().contiguous() for tensor in tensors]
     base = inputs.pop() if has_base else None
-    _C.mean(out, inputs, list(weights) if weights is not None else None, base, alpha)
+    try:
+        _C.mean(out, inputs, list(weights) if weights is not None else None, base, alpha)
+    except ValueError as error:
+        raise ValueError(f"lofi: {name} of {labels[0]} and others: {error}") from error
     return out
 
 
@@ -201,16 +244,21 @@ def _average_sharded(names: list[str], target: str, base: str | None, **how: Any
     """Through torch's converter, on disk: a file of torch.save for each folder."""
     from torch.distributed.checkpoint.format_utils import dcp_to_torch_save, torch_save_to_dcp
 
+    labels = [*names, *([base] if base else [])]
     parent = os.path.dirname(os.path.abspath(target))
     with tempfile.TemporaryDirectory(dir=parent, prefix=".lofi-") as folder:
         files = []
-        for number, name in enumerate([*names, *([base] if base else [])]):
+        for number, name in enumerate(labels):
             files.append(os.path.join(folder, f"{number}.pt"))
-            dcp_to_torch_save(name, files[-1])
+            try:
+                dcp_to_torch_save(name, files[-1])
+            except Exception as error:
+                told = str(error).split("\n")[0]
+                raise ValueError(f"lofi: {name} can't be read: {told}") from error
         origin = files.pop() if base else None
         whole, made = os.path.join(folder, "average.pt"), os.path.join(folder, "average")
-        save(_average_pickled(files, origin, **how), whole)
+        save(_average_pickled(files, origin, labels=labels, **how), whole)
         torch_save_to_dcp(whole, made)
-        if os.path.isdir(target):
-            shutil.rmtree(target)
+        if os.path.isdir(target):  # aside, and gone with the temporary folder
+            os.rename(target, os.path.join(folder, "replaced"))
         os.rename(made, target)

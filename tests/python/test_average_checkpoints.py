@@ -204,7 +204,7 @@ def test_refusals_leave_nothing(tmp_path):
     ):
         with pytest.raises((ValueError, FileNotFoundError)):
             lofi.average_checkpoints(inputs, out, force=True, **how)
-    with pytest.raises(ValueError, match="is an input"):
+    with pytest.raises(ValueError, match="is or holds the input"):
         lofi.average_checkpoints([out, *paths], out, force=True, integers="first")
     assert out.read_bytes() == before
     assert not list(tmp_path.glob(".*"))
@@ -232,3 +232,50 @@ def test_order_matters_only_as_it_says(tmp_path):
         lofi.average_checkpoints([paths[i] for i in order], out)
         expected = rounded_mean([contents[i]["model"]["embed"] for i in order])
         assert same(load(out)["model"]["embed"], expected)
+
+
+def test_what_a_review_found(tmp_path):
+    zero = torch.zeros(2)
+    torch.save({"emb": zero, "head": zero}, tmp_path / "tied.pt")
+    torch.save({"emb": torch.full((2,), 2.0), "head": torch.full((2,), 100.0)}, tmp_path / "u.pt")
+    lofi.average_checkpoints([tmp_path / "tied.pt", tmp_path / "u.pt"], tmp_path / "o.pt")
+    assert load(tmp_path / "o.pt")["head"].tolist() == [50, 50]
+
+    torch.save({"m.w": torch.ones(1), "m": {"w": torch.ones(1)}}, tmp_path / "twice.pt")
+    torch.save({"x": torch.eye(2).to_sparse()}, tmp_path / "sparse.pt")
+    torch.save({"x": torch.ones(2, dtype=torch.int64)}, tmp_path / "int.pt")
+    torch.save({"x": torch.ones(2)}, tmp_path / "float.pt")
+    for names, how, match in (
+        (["twice"], {}, "two tensors whose path is m.w"),
+        (["sparse"], {}, "x of .* without dense data"),
+        (["float", "int"], {}, r"x is torch.int64 in .*int.pt"),
+        (["float"], {"dtype": "int64"}, "dtype is 'int64'"),
+        (["float"], {"base": tmp_path / "float.pt"}, "base and alpha belong together"),
+        (["float"], {"alpha": 0.5}, "base and alpha belong together"),
+        (["float"], {"weights": [-1]}, "x of .*float.pt"),
+    ):
+        with pytest.raises(ValueError, match=match):
+            lofi.average_checkpoints(
+                [tmp_path / f"{n}.pt" for n in names], tmp_path / "p.pt", **how
+            )
+        assert not (tmp_path / "p.pt").exists()
+
+    conjugate = torch.tensor([2 + 4j]).conj()
+    torch.save({"z": conjugate}, tmp_path / "z.pt")
+    lofi.average_checkpoints([tmp_path / "z.pt"] * 2, tmp_path / "zz.pt")
+    assert load(tmp_path / "zz.pt")["z"].item() == 2 - 4j
+
+
+def test_folders_that_hold_inputs_are_not_replaced(tmp_path):
+    import torch.distributed.checkpoint as dcp
+
+    for name in ("run/a", "run/b", "old"):
+        dcp.save({"w": torch.ones(2)}, checkpoint_id=tmp_path / name, no_dist=True)
+    inputs = [tmp_path / "run/a", tmp_path / "run/b"]
+    with pytest.raises(ValueError, match="holds the input"):
+        lofi.average_checkpoints(inputs, tmp_path / "run", force=True)
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(ValueError, match="is not a folder"):
+        lofi.average_checkpoints(inputs, tmp_path / "mine", force=True)
+    lofi.average_checkpoints(inputs, tmp_path / "old", force=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "old", "run"]

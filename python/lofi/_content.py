@@ -1,0 +1,75 @@
+# SPDX-License-Identifier: MIT
+"""What checkpoints hold: tensors in nested dicts, lists and tuples; and files written whole."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+is_saving = False  # this module writes: the watch over the script's own files looks away
+
+
+def tensors_of(
+    value: Any, name: str = "", *, others: bool = False
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """Every dense tensor in nested dicts, lists and tuples, by its path: "model.fc.bias".
+
+    `others`: sparse tensors and those without data, too.
+    """
+    if isinstance(value, torch.Tensor):
+        if others or (value.layout == torch.strided and not value.is_meta):
+            yield name, value
+    elif isinstance(value, (dict, list, tuple)):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, entry in pairs:
+            yield from tensors_of(entry, f"{name}.{key}" if name else str(key), others=others)
+
+
+def with_tensors(value: Any, put: dict[str, torch.Tensor], name: str = "") -> Any:
+    """`value` with the tensors of these names replaced; dicts and lists are changed in place."""
+    if isinstance(value, torch.Tensor):
+        return put.get(name, value)
+    dot = f"{name}." if name else ""
+    if isinstance(value, dict):  # in place: it may be of a class of its own, with attributes
+        for key in value:
+            value[key] = with_tensors(value[key], put, f"{dot}{key}")
+    elif isinstance(value, list):
+        value[:] = [with_tensors(entry, put, f"{dot}{i}") for i, entry in enumerate(value)]
+    elif type(value) is tuple:
+        value = tuple(with_tensors(entry, put, f"{dot}{i}") for i, entry in enumerate(value))
+    return value
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def save(
+    content: Any, path: str, metadata: dict[str, str] | None = None, like: str | None = None
+) -> None:
+    """Written aside, synced, renamed: a reader sees the old file or the whole new one."""
+    folder = os.path.dirname(path)
+    handle, temporary = tempfile.mkstemp(dir=folder, prefix=os.path.basename(path) + ".")
+    os.close(handle)
+    global is_saving
+    is_saving = True
+    try:
+        if path.endswith(".safetensors"):
+            from safetensors.torch import save_file
+
+            save_file(content, temporary, metadata)
+        else:
+            torch.save(content, temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(temporary, os.stat(like).st_mode & 0o777 if like else 0o666 & ~_umask())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+    finally:
+        is_saving = False
