@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -26,21 +27,45 @@ static lofi_status refuse_input(const char *path)
     return LOFI_INVALID;
 }
 
-/* Neither a file of a source, nor a folder that has one in it. */
+/* Neither the file of this name, nor the folder that has it in it. */
+static lofi_status check_name(const struct lofi__place_on_disk *disk, const struct stat *out,
+                              const char *path)
+{
+    struct stat found;
+    char *folder = lofi__path_folder(path);
+
+    if (folder == NULL) return LOFI_NO_MEMORY;
+    const int is_it = stat(path, &found) == 0 && lofi__path_is_same(out, &found);
+    const int is_in = stat(folder, &found) == 0 && lofi__path_is_same(out, &found);
+    lofi__mem_destroy(folder);
+    return is_it || is_in ? refuse_input(disk->final) : LOFI_OK;
+}
+
+/* By its name, and by the one that links lead to. */
+static lofi_status check_input(const struct lofi__place_on_disk *disk, const struct stat *out,
+                               const char *path)
+{
+    lofi_status st = check_name(disk, out, path);
+    char *target = st == LOFI_OK ? realpath(path, NULL) : NULL;
+
+    if (target != NULL) st = check_name(disk, out, target);
+    free(target);
+    return st;
+}
+
 static lofi_status check_source(const struct lofi__place_on_disk *disk, const struct stat *out,
                                 const lofi_checkpoint *source)
 {
     struct stat found;
+    lofi_status st = LOFI_OK;
 
-    for (uint64_t f = 0; f < source->file_count; f++) {
+    for (uint64_t f = 0; f < source->file_count && st == LOFI_OK; f++) {
         if (lofi__path_is_same(out, &source->files[f].stat)) return refuse_input(disk->final);
-        char *folder = lofi__path_folder(source->files[f].path);
-        if (folder == NULL) return LOFI_NO_MEMORY;
-        const int is_in = stat(folder, &found) == 0 && lofi__path_is_same(out, &found);
-        lofi__mem_destroy(folder);
-        if (is_in) return refuse_input(disk->final);
+        st = check_input(disk, out, source->files[f].path);
     }
-    if (source->folder == NULL || stat(source->folder, &found) != 0) return LOFI_OK;
+    if (st == LOFI_OK && source->index_path != NULL)
+        st = check_input(disk, out, source->index_path);
+    if (st != LOFI_OK || source->folder == NULL || stat(source->folder, &found) != 0) return st;
     return lofi__path_is_same(out, &found) ? refuse_input(disk->final) : LOFI_OK;
 }
 

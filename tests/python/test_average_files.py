@@ -357,6 +357,19 @@ def test_outputs_that_are_there(runs, tmp_path):
     check(read(out), inputs)
 
 
+def test_input_is_a_link_into_the_output(runs, tmp_path):
+    inputs = [run_of(i, "F32") for i in range(2)]
+    _, other = runs(inputs)
+    out = tmp_path / "out"
+    out.mkdir()
+    write(out / "model.safetensors", inputs[0])
+    link = tmp_path / "link.safetensors"
+    link.symlink_to(out / "model.safetensors")
+    arguments = [link, other, "-o", out, "--shard-size", "1GB", "-f"]
+    assert "replace an input" in refused(tmp_path, *arguments)
+    assert read(link)["b"].same(inputs[0]["b"])
+
+
 def test_folder_is_replaced_as_a_whole(tmp_path):
     inputs = [run_of(i, "F32") for i in range(2)]
     for i, tensors in enumerate(inputs):
