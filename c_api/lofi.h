@@ -743,7 +743,8 @@ const char *lofi_checkpoint_metadata(const lofi_checkpoint *checkpoint, uint64_t
 typedef struct lofi_difference {
     int equal;      /* 1: the same values (a NaN equals a NaN) */
     uint64_t count; /* numbers compared; 0 for dtypes that are not averaged */
-    double max;     /* largest |a - b| */
+    double max;     /* largest |a - b|; NaN if one of them is. Two equal numbers: 0, also if they
+                       are not finite; then they do not count for the sums of products */
     double square;  /* sum of (a - b)^2 */
     double dot;     /* sum of a * b */
     double square_a, square_b;

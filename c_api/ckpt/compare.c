@@ -18,12 +18,13 @@ static void add_run(lofi_difference *d, const double *x, const double *y, size_t
     double square = 0, dot = 0, square_a = 0, square_b = 0, max = d->max;
 
     for (size_t i = 0; i < count; i++) {
-        const double difference = x[i] - y[i];
+        const int are_equal = x[i] == y[i] || (x[i] != x[i] && y[i] != y[i]);
+        const double difference = are_equal ? 0 : x[i] - y[i]; /* also of two that are infinite */
         const double size = difference < 0 ? -difference : difference;
-        const int are_nan = x[i] != x[i] && y[i] != y[i];
-        if (!(x[i] == y[i]) && !are_nan) d->equal = 0;
-        max = size <= max ? max : size; /* a NaN stays */
+        if (!are_equal) d->equal = 0;
+        max = size <= max || max != max ? max : size; /* a NaN comes, and stays */
         square += difference * difference;
+        if (are_equal && !(x[i] - x[i] == 0)) continue;
         dot += x[i] * y[i];
         square_a += x[i] * x[i];
         square_b += y[i] * y[i];

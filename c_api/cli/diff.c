@@ -3,6 +3,7 @@
  * lofi diff: how far checkpoints are apart. Of two, tensor by tensor; of several, a matrix of
  * distances: the Euclidean one over all numbers, as if a checkpoint were one long vector.
  */
+#define _GNU_SOURCE
 #include "cli/cli.h"
 
 #include <getopt.h>
@@ -38,7 +39,14 @@ struct pair {
     int printed;
     uint64_t equal, different, missing;
     lofi_difference sum;
+    FILE *to;
 };
+
+static int fail_for_memory(void)
+{
+    lofi_set_error("out of memory");
+    return cli_fail();
+}
 
 static double rms_of(const lofi_difference *d)
 {
@@ -53,37 +61,37 @@ static double cosine_of(const lofi_difference *d)
     return d->square_a == d->square_b ? 1 : 0;
 }
 
-static void print_values(const lofi_difference *d)
+static void print_values(FILE *to, const lofi_difference *d)
 {
-    printf("\"equal\": %s, \"count\": %" PRIu64 ", \"max\": ", d->equal ? "true" : "false",
-           d->count);
-    cli_print_number(stdout, d->max);
-    printf(", \"rms\": ");
-    cli_print_number(stdout, rms_of(d));
-    printf(", \"distance\": ");
-    cli_print_number(stdout, sqrt(d->square));
-    printf(", \"cosine\": ");
-    cli_print_number(stdout, cosine_of(d));
+    fprintf(to, "\"equal\": %s, \"count\": %" PRIu64 ", \"max\": ", d->equal ? "true" : "false",
+            d->count);
+    cli_print_number(to, d->max);
+    fprintf(to, ", \"rms\": ");
+    cli_print_number(to, rms_of(d));
+    fprintf(to, ", \"distance\": ");
+    cli_print_number(to, sqrt(d->square));
+    fprintf(to, ", \"cosine\": ");
+    cli_print_number(to, cosine_of(d));
 }
 
 static void print_tensor(struct pair *p, const char *name, const lofi_difference *d)
 {
     if (p->is_silent || (d->equal && !p->shows_all)) return;
     if (p->is_json) {
-        printf("%s{\"name\": ", p->printed++ > 0 ? ", " : "");
-        cli_print_json(stdout, name);
-        printf(", ");
-        print_values(d);
-        fputc('}', stdout);
+        fprintf(p->to, "%s{\"name\": ", p->printed++ > 0 ? ", " : "");
+        cli_print_json(p->to, name);
+        fprintf(p->to, ", ");
+        print_values(p->to, d);
+        fputc('}', p->to);
         return;
     }
-    if (p->printed++ == 0) printf("%11s %11s %12s  tensor\n", "max", "rms", "cosine");
+    if (p->printed++ == 0) fprintf(p->to, "%11s %11s %12s  tensor\n", "max", "rms", "cosine");
     if (d->count > 0)
-        printf("%11.4g %11.4g %12.9f  ", d->max, rms_of(d), cosine_of(d));
+        fprintf(p->to, "%11.4g %11.4g %12.9f  ", d->max, rms_of(d), cosine_of(d));
     else
-        printf("%36s  ", d->equal ? "equal" : "different");
-    cli_print_text(stdout, name);
-    fputc('\n', stdout);
+        fprintf(p->to, "%36s  ", d->equal ? "equal" : "different");
+    cli_print_text(p->to, name);
+    fputc('\n', p->to);
 }
 
 static void add(struct pair *p, const lofi_difference *d)
@@ -94,7 +102,7 @@ static void add(struct pair *p, const lofi_difference *d)
         p->different++;
     p->sum.equal &= d->equal;
     p->sum.count += d->count;
-    p->sum.max = d->max <= p->sum.max ? p->sum.max : d->max;
+    if (!(d->max <= p->sum.max) && p->sum.max == p->sum.max) p->sum.max = d->max;
     p->sum.square += d->square;
     p->sum.dot += d->dot;
     p->sum.square_a += d->square_a;
@@ -105,11 +113,11 @@ static void note_missing(struct pair *p, const char *name, const char *path)
 {
     p->missing++;
     if (p->is_silent || p->is_json) return;
-    printf("only in ");
-    cli_print_text(stdout, path);
-    printf(": ");
-    cli_print_text(stdout, name);
-    fputc('\n', stdout);
+    fprintf(p->to, "only in ");
+    cli_print_text(p->to, path);
+    fprintf(p->to, ": ");
+    cli_print_text(p->to, name);
+    fputc('\n', p->to);
 }
 
 static int compare(struct pair *p)
@@ -137,25 +145,42 @@ static int compare(struct pair *p)
     return CLI_DONE;
 }
 
+static void print_sum(const struct pair *p)
+{
+    if (p->is_json) {
+        fprintf(p->to,
+                "], \"equal_count\": %" PRIu64 ", \"different_count\": %" PRIu64
+                ", \"missing_count\": %" PRIu64 ", \"all\": {",
+                p->equal, p->different, p->missing);
+        print_values(p->to, &p->sum);
+        fprintf(p->to, "}}\n");
+        return;
+    }
+    fprintf(p->to, "%" PRIu64 " tensors are equal, %" PRIu64 " differ", p->equal, p->different);
+    if (p->missing > 0) fprintf(p->to, ", %" PRIu64 " are in one only", p->missing);
+    if (p->different > 0 && p->sum.count > 0)
+        fprintf(p->to, "; all: max %.4g, rms %.4g, distance %.6g, cosine %.9f", p->sum.max,
+                rms_of(&p->sum), sqrt(p->sum.square), cosine_of(&p->sum));
+    fputc('\n', p->to);
+}
+
+/* JSON is printed when it is complete: half of it is of no use to anybody. */
 static int diff_two(struct pair *p)
 {
-    if (p->is_json) printf("{\"tensors\": [");
-    const int code = compare(p);
-    if (code != CLI_DONE) return code;
-    if (p->is_json) {
-        printf("], \"equal_count\": %" PRIu64 ", \"different_count\": %" PRIu64
-               ", \"missing_count\": %" PRIu64 ", \"all\": {",
-               p->equal, p->different, p->missing);
-        print_values(&p->sum);
-        printf("}}\n");
-        return code;
-    }
-    printf("%" PRIu64 " tensors are equal, %" PRIu64 " differ", p->equal, p->different);
-    if (p->missing > 0) printf(", %" PRIu64 " are in one only", p->missing);
-    if (p->different > 0 && p->sum.count > 0)
-        printf("; all: max %.4g, rms %.4g, distance %.6g, cosine %.9f", p->sum.max, rms_of(&p->sum),
-               sqrt(p->sum.square), cosine_of(&p->sum));
-    fputc('\n', stdout);
+    char *text = NULL;
+    size_t bytes = 0;
+
+    p->to = p->is_json ? open_memstream(&text, &bytes) : stdout;
+    if (p->to == NULL) return fail_for_memory();
+    if (p->is_json) fprintf(p->to, "{\"tensors\": [");
+    int code = compare(p);
+    if (code == CLI_DONE) print_sum(p);
+    if (!p->is_json) return code;
+    if (fclose(p->to) != 0)
+        code = fail_for_memory();
+    else if (code == CLI_DONE)
+        fwrite(text, 1, bytes, stdout);
+    free(text);
     return code;
 }
 
@@ -199,9 +224,11 @@ static void print_names(char *const *paths, int count, int is_json)
 static int diff_many(lofi_checkpoint **all, char *const *paths, int count, int is_json)
 {
     const size_t cells = (size_t)count * (size_t)count;
-    double *distance = calloc(2 * cells, sizeof *distance);
-    double *cosine = distance != NULL ? distance + cells : NULL;
-    int code = distance != NULL ? CLI_DONE : CLI_FAILED;
+    double *distance = calloc(3 * cells, sizeof *distance);
+    if (distance == NULL) return fail_for_memory();
+    double *cosine = distance + cells, *missing = cosine + cells;
+    uint64_t all_missing = 0;
+    int code = CLI_DONE;
 
     for (int i = 0; i < count && code == CLI_DONE; i++)
         for (int j = i; j < count && code == CLI_DONE; j++) {
@@ -209,11 +236,17 @@ static int diff_many(lofi_checkpoint **all, char *const *paths, int count, int i
             if (i != j) code = compare(&p);
             distance[i * count + j] = distance[j * count + i] = i != j ? sqrt(p.sum.square) : 0;
             cosine[i * count + j] = cosine[j * count + i] = i != j ? cosine_of(&p.sum) : 1;
+            missing[i * count + j] = missing[j * count + i] = (double)p.missing;
+            all_missing += p.missing;
         }
     if (code == CLI_DONE) {
         print_names(paths, count, is_json);
         print_matrix(distance, count, is_json, "distance");
         print_matrix(cosine, count, is_json, "cosine");
+        if (is_json)
+            print_matrix(missing, count, is_json, "missing_count");
+        else if (all_missing > 0)
+            print_matrix(missing, count, is_json, "tensors that are in one only, not compared");
         if (is_json) printf("}\n");
     }
     free(distance);

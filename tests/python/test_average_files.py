@@ -505,7 +505,36 @@ def test_diff(runs):
     flat = [np.concatenate([t.data.reshape(-1) for t in i.values()]) for i in inputs]
     distance = [[np.linalg.norm(a - b) for b in flat] for a in flat]
     assert np.allclose(many["distance"], distance)
+    assert many["missing_count"] == [[0] * 3] * 3
     assert "cosine" in lofi("diff", *paths).stdout
+    assert "in one only" not in lofi("diff", *paths).stdout
+
+
+def test_diff_of_what_is_not_finite(runs):
+    def run(*numbers):
+        return {"x": Tensor("F32", np.array(numbers, np.float32))}
+
+    paths = runs([run(np.inf, np.nan, 3, 4), run(np.inf, np.nan, 3, 2), run(9, np.nan, np.nan, 4)])
+    told = json.loads(lofi("diff", "--json", *paths[:2]).stdout)["all"]
+    assert told["max"] == told["distance"] == 2 and told["rms"] == 1
+    assert told["cosine"] == pytest.approx(17 / np.sqrt(25 * 13))
+    told = json.loads(lofi("diff", "--json", "-a", paths[0], paths[0]).stdout)["all"]
+    assert told["max"] == 0 and told["distance"] == 0 and told["cosine"] == 1
+    told = json.loads(lofi("diff", "--json", paths[1], paths[2]).stdout)["all"]
+    assert told["max"] is None and not told["equal"]  # NaN, whatever comes after it
+
+
+def test_diff_of_what_does_not_fit(runs):
+    inputs = [run_of(i, "F32") for i in range(3)]
+    del inputs[2]["b"]
+    paths = runs(inputs)
+    many = json.loads(lofi("diff", "--json", *paths).stdout)
+    assert many["missing_count"] == [[0, 0, 1], [0, 0, 1], [1, 1, 0]]
+    assert "in one only" in lofi("diff", *paths).stdout
+    inputs[1]["scalar"] = Tensor.of("F32", np.zeros(2))
+    for arguments in (runs(inputs), runs(inputs)[:2]):
+        done = lofi("diff", "--json", *arguments, check=False)
+        assert done.returncode == 1 and done.stdout == "" and "shape" in done.stderr
 
 
 def test_help():
