@@ -819,7 +819,7 @@ typedef struct lofi_average_report {
  *              largest elements come first, so that data stay aligned. A folder also gets a copy of
  *              the first folder's other files (config, tokenizer: regular, not hidden, no weights in
  *              other formats, up to 64 MiB each).
- *   Metadata   The first's entries, and lofi.version, lofi.inputs, lofi.weights, lofi.base,
+ *   Metadata   The first's entries, "format": "pt" if it has none, and lofi.version, lofi.inputs, lofi.weights, lofi.base,
  *              lofi.alpha, lofi.sha256 as text in JSON.
  *   Output     Appears under its name when it is complete: it is written beside it, under a name
  *              that begins with ".lofi-", and renamed. After an error there is nothing, and what was

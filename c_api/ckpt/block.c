@@ -183,14 +183,14 @@ static lofi_status check_output(const struct lofi__worker *w, const struct lofi_
     while (got < bytes) {
         const ssize_t n = pread(fd, found + got, bytes - got, (off_t)(offset + got));
         if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return lofi__path_failed(output->name, "can't be read again");
+        if (n < 0) return lofi__path_failed(output->path, "can't be read again");
         if (n == 0) break;
         got += (size_t)n;
     }
     if (got == bytes && are_equal(w, job, out, found, count)) return LOFI_OK;
     lofi_set_error("%s: the tensor '%.200s' is not what was to be written: the disk, the memory or "
                    "an input is not to be trusted",
-                   output->name, job->places[0]->entry->name);
+                   output->path, job->places[0]->entry->name);
     return LOFI_CORRUPT;
 }
 
@@ -207,7 +207,7 @@ static lofi_status run_step(struct lofi__worker *w, const struct lofi__job *job,
     if (st != LOFI_OK) return st;
     if (job->work == LOFI__WORK_MEAN) compute_mean(w, job, out, count);
     if (is_check) return check_output(w, job, out, count, fd, offset);
-    return write_all(fd, output->name, out, count * each, offset);
+    return write_all(fd, output->path, out, count * each, offset);
 }
 
 /* Asks for what comes, so that the disk is busy with all sources at once. */

@@ -9,6 +9,7 @@
 #include "ckpt/path.h"
 #include "ckpt/plan.h"
 #include "ckpt/sha256.h"
+#include "ckpt/stream.h"
 #include "core/mem.h"
 
 #include <stdio.h>
@@ -68,14 +69,16 @@ static int add_base(const struct lofi__plan *plan, yyjson_mut_doc *doc, yyjson_m
 static lofi_status add_digests(const struct lofi__plan *plan, yyjson_mut_doc *doc,
                                yyjson_mut_val *object)
 {
+    const lofi_average_files_options *o = plan->options;
     yyjson_mut_val *digests = yyjson_mut_obj(doc);
     char hex[LOFI__SHA256_HEX];
 
-    if (!plan->options->sha256) return LOFI_OK;
+    if (!o->sha256) return LOFI_OK;
+    const uint64_t total = lofi__stream_bytes(plan);
     for (int s = 0; s < plan->source_count; s++) {
         const lofi_checkpoint *c = plan->sources[s];
         for (uint64_t f = 0; f < c->file_count; f++) {
-            lofi_status st = lofi__sha256_of_file(&c->files[f], hex);
+            lofi_status st = lofi__sha256_of_file(&c->files[f], o->progress, o->ctx, total, hex);
             if (st != LOFI_OK) return st;
             yyjson_mut_val *key = text_of(doc, c->files[f].path);
             yyjson_mut_val *value = yyjson_mut_strcpy(doc, hex);
@@ -101,17 +104,35 @@ static lofi_status describe_origin(const struct lofi__plan *plan, yyjson_mut_doc
     return add_digests(plan, doc, origin);
 }
 
-static int add_metadata(const struct lofi__header *from, yyjson_mut_val *origin,
-                        yyjson_mut_doc *doc, yyjson_mut_val *root)
+/* The entries of one file of the first input, as far as they are not there yet. */
+static int add_entries(const struct lofi__header *from, yyjson_mut_doc *doc,
+                       yyjson_mut_val *metadata)
 {
-    yyjson_mut_val *metadata = yyjson_mut_obj(doc), *key, *value;
-    size_t i, count;
-
     for (uint64_t m = 0; m < from->metadata_count; m++) {
         const struct lofi__pair *pair = &from->metadata[m];
         if (strncmp(pair->key, OURS, strlen(OURS)) == 0) continue; /* of an average of before */
+        if (yyjson_mut_obj_get(metadata, pair->key) != NULL) continue;
         if (!yyjson_mut_obj_add_str(doc, metadata, pair->key, pair->value)) return 0;
     }
+    return 1;
+}
+
+/* Those of the input's file, or of all of them if the output is cut anew; and a format, without
+ * which some releases of transformers refuse the file. */
+static int add_metadata(const struct lofi__plan *plan, uint64_t number, yyjson_mut_val *origin,
+                        yyjson_mut_doc *doc, yyjson_mut_val *root)
+{
+    const lofi_checkpoint *first = plan->sources[0];
+    const int is_cut_anew = plan->options->shard_bytes > 0;
+    const uint64_t end = is_cut_anew ? first->file_count : number + 1;
+    yyjson_mut_val *metadata = yyjson_mut_obj(doc), *key, *value;
+    size_t i, count;
+
+    for (uint64_t f = is_cut_anew ? 0 : number; f < end; f++)
+        if (!add_entries(&first->files[f].header, doc, metadata)) return 0;
+    if (yyjson_mut_obj_get(metadata, "format") == NULL &&
+        !yyjson_mut_obj_add_str(doc, metadata, "format", "pt"))
+        return 0;
     yyjson_mut_obj_foreach(origin, i, count, key, value)
     {
         yyjson_mut_val *copy = yyjson_mut_val_mut_copy(doc, value);
@@ -143,7 +164,7 @@ static lofi_status write_header(struct lofi__output *output, yyjson_mut_doc *doc
     const size_t padded = (length + 7) / 8 * 8;
     lofi_status st = LOFI_OK;
     if (padded > LOFI__HEADER_MAX) {
-        lofi_set_error("the header of %s would be longer than the format allows", output->name);
+        lofi_set_error("the header of %s would be longer than the format allows", output->path);
         st = LOFI_INVALID;
     } else {
         output->header = lofi__mem_create(8 + padded, 1);
@@ -164,12 +185,10 @@ static lofi_status describe_output(const struct lofi__plan *plan, uint64_t numbe
                                    yyjson_mut_val *origin)
 {
     struct lofi__output *output = &plan->outputs[number];
-    const lofi_checkpoint *first = plan->sources[0];
-    const uint64_t from = plan->options->shard_bytes > 0 ? 0 : number;
     yyjson_mut_doc *doc = yyjson_mut_doc_new(&lofi__json_memory);
     yyjson_mut_val *root = doc != NULL ? yyjson_mut_obj(doc) : NULL;
 
-    int is_done = root != NULL && add_metadata(&first->files[from].header, origin, doc, root);
+    int is_done = root != NULL && add_metadata(plan, number, origin, doc, root);
     for (uint64_t i = 0; i < output->job_count && is_done; i++)
         is_done = add_job(&plan->jobs[output->first_job + i], doc, root);
     if (is_done) yyjson_mut_doc_set_root(doc, root);

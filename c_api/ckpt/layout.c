@@ -108,6 +108,10 @@ lofi_status lofi__plan_lay_out(struct lofi__plan *plan)
     for (uint64_t i = 0; i < count; i++) {
         plan->outputs[i].name = name_of(plan, i);
         if (plan->outputs[i].name == NULL) return LOFI_NO_MEMORY;
+        plan->outputs[i].path = plan->is_folder
+                                    ? lofi__path_join(plan->options->out, plan->outputs[i].name)
+                                    : lofi__text_create("%s", plan->options->out);
+        if (plan->outputs[i].path == NULL) return LOFI_NO_MEMORY;
     }
     lofi_status st = name_index(plan);
     if (st == LOFI_OK) st = place_jobs(plan);

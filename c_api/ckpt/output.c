@@ -78,6 +78,12 @@ static lofi_status check_existing(struct lofi__place_on_disk *disk, const struct
         lofi_status st = check_source(disk, out, plan->sources[s]);
         if (st != LOFI_OK) return st;
     }
+    if (!S_ISREG(out->st_mode) && !S_ISDIR(out->st_mode)) {
+        lofi_set_error("%s: it is neither a file nor a folder, and is not replaced", disk->final);
+        return LOFI_INVALID;
+    }
+    disk->has_mode = 1;
+    disk->mode = out->st_mode & 07777;
     if (plan->is_folder != (S_ISDIR(out->st_mode) != 0)) {
         lofi_set_error("%s: it is %s folder, and the output will be %s", disk->final,
                        S_ISDIR(out->st_mode) ? "a" : "no", plan->is_folder ? "one" : "a file");
@@ -112,8 +118,17 @@ lofi_status lofi__output_check(const struct lofi__plan *plan, struct lofi__place
     }
     if (stat(disk->parent, &out) != 0) return lofi__path_failed(disk->parent, "can't be found");
     if (stat(disk->final, &out) == 0) return check_existing(disk, &out);
-    if (errno == ENOENT) return LOFI_OK;
-    return lofi__path_failed(disk->final, "can't be looked at");
+    if (errno != ENOENT) return lofi__path_failed(disk->final, "can't be looked at");
+    if (lstat(disk->final, &out) != 0) return LOFI_OK;
+    lofi_set_error("%s: it is a link to what is not there", disk->final);
+    return LOFI_INVALID;
+}
+
+/* That of what is replaced, with bits that the work needs. */
+static lofi_status set_mode(const struct lofi__place_on_disk *disk, const char *path, unsigned more)
+{
+    if (!disk->has_mode || chmod(path, disk->mode | more) == 0) return LOFI_OK;
+    return lofi__path_failed(disk->final, "the mode of what it replaces can't be kept");
 }
 
 /* A free name beside the output: made as a folder, or as a file that is open in fds[0]. */
@@ -142,6 +157,7 @@ static lofi_status create_temporary(struct lofi__place_on_disk *disk)
             lofi__mem_destroy(path);
     }
     lofi__mem_destroy(name);
+    if (st == LOFI_OK && is_made) st = set_mode(disk, disk->temporary, 0700);
     if (st != LOFI_OK || is_made) return st;
     return lofi__path_failed(disk->final, "can't be made");
 }
@@ -180,7 +196,7 @@ static lofi_status create_file(struct lofi__place_on_disk *disk, uint64_t number
                                                 : lofi__text_create("%s", disk->temporary);
     if (disk->paths[number] == NULL) return LOFI_NO_MEMORY;
     if (disk->plan->is_folder) disk->fds[number] = open(disk->paths[number], flags, 0666);
-    if (disk->fds[number] < 0) return lofi__path_failed(disk->paths[number], "can't be made");
+    if (disk->fds[number] < 0) return lofi__path_failed(output->path, "can't be made");
     lofi_status st =
         reserve(disk->fds[number], disk->final, output->header_bytes + output->data_bytes);
     if (st == LOFI_OK)
@@ -286,7 +302,10 @@ lofi_status lofi__output_commit(struct lofi__place_on_disk *disk)
     lofi_status st = close_files(disk);
     if (st != LOFI_OK) return st;
     const int is_exchange = disk->plan->is_folder && disk->had_output;
+    if (!disk->plan->is_folder) st = set_mode(disk, disk->temporary, 0);
+    if (st != LOFI_OK) return st;
     st = is_exchange ? replace_folder(disk) : rename_new(disk);
+    if (st == LOFI_OK && disk->plan->is_folder) st = set_mode(disk, disk->final, 0);
     if (st == LOFI_OK && disk->plan->options->fsync) st = sync_path(disk->parent);
     return st;
 }

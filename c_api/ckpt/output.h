@@ -13,6 +13,8 @@ struct lofi__place_on_disk {
     char **paths;    /* of the files, as long as they are temporary */
     int *fds;
     int had_output; /* there is one that is to be replaced */
+    int has_mode;   /* of one that is there, also of an empty folder */
+    unsigned mode;
 };
 
 /* Refuses what may not be replaced; makes nothing. lofi__output_discard, also after an error. */

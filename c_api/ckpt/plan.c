@@ -189,6 +189,7 @@ void lofi__plan_clear(struct lofi__plan *plan)
         lofi_checkpoint_close(plan->sources[i]);
     for (uint64_t i = 0; i < plan->output_count; i++) {
         lofi__mem_destroy(plan->outputs[i].name);
+        lofi__mem_destroy(plan->outputs[i].path);
         lofi__mem_destroy(plan->outputs[i].header);
     }
     lofi__mem_destroy(plan->outputs);

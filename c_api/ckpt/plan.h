@@ -23,6 +23,7 @@ struct lofi__job {
 
 struct lofi__output {
     char *name;
+    char *path; /* under the name that it is to get: for sentences */
     uint64_t first_job, job_count;
     uint64_t data_bytes;
     char *header; /* with its length before it */

@@ -99,7 +99,8 @@ void lofi__sha256_end(struct lofi__sha256 *sha, char hex[LOFI__SHA256_HEX])
     hex[64] = '\0';
 }
 
-lofi_status lofi__sha256_of_file(const struct lofi__file *file, char hex[LOFI__SHA256_HEX])
+lofi_status lofi__sha256_of_file(const struct lofi__file *file, lofi_progress_fn progress,
+                                 void *ctx, uint64_t total, char hex[LOFI__SHA256_HEX])
 {
     const uint64_t size = (uint64_t)file->stat.st_size;
     struct lofi__sha256 sha;
@@ -111,6 +112,10 @@ lofi_status lofi__sha256_of_file(const struct lofi__file *file, char hex[LOFI__S
     for (uint64_t begin = 0; begin < size && st == LOFI_OK; begin += READ_BYTES) {
         const size_t n = size - begin < READ_BYTES ? (size_t)(size - begin) : READ_BYTES;
         st = lofi__file_read(file, begin, buffer, n);
+        if (st == LOFI_OK && progress != NULL && progress(ctx, 0, total) != 0) {
+            lofi_set_error("the average was interrupted");
+            st = LOFI_STATE;
+        }
         if (st == LOFI_OK) lofi__sha256_add(&sha, buffer, n);
     }
     lofi__mem_destroy(buffer);

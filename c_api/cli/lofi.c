@@ -3,8 +3,10 @@
  * The program lofi: what one does with checkpoints without Python. It uses nothing of liblofi but
  * lofi.h, so that whatever it can do, any program can.
  */
+#define _GNU_SOURCE
 #include "cli/cli.h"
 
+#include <signal.h>
 #include <string.h>
 #include <sys/resource.h>
 
@@ -59,6 +61,7 @@ int main(int argc, char **argv)
         return finish(CLI_DONE);
     }
     allow_many_files();
+    signal(SIGXFSZ, SIG_IGN); /* then a file that may not grow is an error like any other */
     for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++)
         if (strcmp(word, commands[i].name) == 0) return finish(commands[i].run(argc - 1, argv + 1));
     return cli_misuse("", "'%s' is no command: choose average, info or diff", word);

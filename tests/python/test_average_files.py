@@ -242,6 +242,21 @@ def test_metadata(runs, tmp_path):
     assert json.loads(safe["lofi.inputs"])[0].endswith("?.safetensors")
 
 
+def test_metadata_of_all_shards(tmp_path):
+    tensors = run_of(0, "F32")
+    folder = tmp_path / "run"
+    write_shards(folder, [{n: t} for n, t in tensors.items()])
+    last = sorted(folder.glob("*.safetensors"))[-1]
+    write(last, {"none": tensors["none"]}, {"tied": "x"})
+    lofi("average", folder, "-o", tmp_path / "one", "--shard-size", "1GB")
+    metadata = ck.header_of(tmp_path / "one" / "model.safetensors")["__metadata__"]
+    assert metadata["tied"] == "x" and metadata["format"] == "pt"
+    lofi("average", folder, "-o", tmp_path / "same")
+    for path in (tmp_path / "same").glob("*.safetensors"):
+        metadata = ck.header_of(path)["__metadata__"]
+        assert metadata["format"] == "pt" and ("tied" in metadata) == (path.name == last.name)
+
+
 def test_threads_and_chunks_do_not_matter(runs, tmp_path):
     shapes = {"large": (1500, 2100), "small": (3,), "other": (1000, 1001)}
     inputs = [run_of(i, "BF16", shapes=shapes) for i in range(3)]
@@ -355,6 +370,43 @@ def test_outputs_that_are_there(runs, tmp_path):
     )
     lofi("average", *paths, "-o", out, "-f")
     check(read(out), inputs)
+
+
+def test_mode_is_kept(runs, tmp_path):
+    paths = runs([run_of(i, "F32") for i in range(2)])
+    out, folder = tmp_path / "out.safetensors", tmp_path / "folder"
+    out.write_text("old")
+    folder.mkdir()
+    for file_mode, folder_mode in ((0o600, 0o700), (0o664, 0o2775)):
+        out.chmod(file_mode)
+        folder.chmod(folder_mode)
+        lofi("average", *paths, "-o", out, "-f")
+        lofi("average", *paths, "-o", folder, "-f", "--shard-size", "1GB")
+        assert out.stat().st_mode & 0o7777 == file_mode
+        assert folder.stat().st_mode & 0o7777 == folder_mode
+
+
+def test_only_files_and_folders_are_replaced(runs, tmp_path):
+    paths = runs([run_of(i, "F32") for i in range(2)])
+    out = tmp_path / "out.safetensors"
+    os.mkfifo(out)
+    assert "neither a file" in refused(tmp_path, *paths, "-o", out, "-f")
+    out.unlink()
+    out.symlink_to(tmp_path / "nowhere")
+    assert "a link to what is not there" in refused(tmp_path, *paths, "-o", out, "-f")
+    assert out.is_symlink()
+
+
+def test_limit_of_file_sizes(runs, tmp_path):
+    paths = runs([run_of(i, "F32") for i in range(2)])
+    out = tmp_path / "out.safetensors"
+    command = 'ulimit -f 1; exec "$0" "$@"'
+    done = subprocess.run(
+        ["bash", "-c", command, ck.LOFI, "average", *paths, "-o", out],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1 and str(out) in done.stderr
+    assert not out.exists() and not list(tmp_path.glob(".lofi-*"))
 
 
 def test_input_is_a_link_into_the_output(runs, tmp_path):
