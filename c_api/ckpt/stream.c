@@ -12,11 +12,10 @@
 #include "ckpt/block.h"
 #include "core/error.h"
 #include "core/mem.h"
+#include "core/thread.h"
 
 #include <inttypes.h>
-#include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -141,17 +140,12 @@ static void *run_thread(void *argument)
     return NULL;
 }
 
-/* Signals stay with the threads of the program. */
 static int start_threads(struct stream *stream, pthread_t *threads, int count)
 {
-    sigset_t all, before;
     int started = 0;
 
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    while (started < count && pthread_create(&threads[started], NULL, run_thread, stream) == 0)
+    while (started < count && lofi__thread_create(&threads[started], run_thread, stream) == 0)
         started++; /* fewer of them do it as well */
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
     return started;
 }
 

@@ -10,10 +10,10 @@
 #define _GNU_SOURCE
 #include "comm/comm.h"
 #include "core/mem.h"
+#include "core/thread.h"
 #include "transport/clock.h"
 
 #include <errno.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -158,16 +158,10 @@ static void *run_thread(void *argument)
     return NULL;
 }
 
-/* Signals are the embedding program's: its handlers run on its own threads. */
 static lofi_status start_thread(lofi_comm *comm)
 {
-    sigset_t all, before;
-
     if (comm->has_thread) return LOFI_OK;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before);
-    int error = pthread_create(&comm->thread, NULL, run_thread, comm);
-    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    int error = lofi__thread_create(&comm->thread, run_thread, comm);
     if (error != 0) {
         lofi_set_error("the thread of a communicator can't start: %s", strerror(error));
         return LOFI_SYSTEM;
