@@ -10,6 +10,7 @@
  * with the sum, and an input can be adjusted where it lies while the result of an asynchronous
  * collective can't be touched until it has arrived.
  */
+#include "core/collective.h"
 #include "lofi.h"
 
 #include <stdio.h>
@@ -17,18 +18,6 @@
 #define WHAT_TO_DO                                                                                 \
     "use a group inside one node, or wrap the call in lofi.scope(\"world\") if all nodes make it " \
     "together"
-
-static int is_reduction(lofi_collective collective)
-{
-    return collective == LOFI_ALL_REDUCE || collective == LOFI_REDUCE ||
-           collective == LOFI_REDUCE_SCATTER;
-}
-
-static int has_root(lofi_collective collective)
-{
-    return collective == LOFI_REDUCE || collective == LOFI_BROADCAST || collective == LOFI_GATHER ||
-           collective == LOFI_SCATTER;
-}
 
 static int has_peer(lofi_collective collective)
 {
@@ -67,9 +56,9 @@ static lofi_status check_call(const lofi_group *group, const lofi_call *call, co
     lofi_status st = check_value("collective", (int)call->collective, LOFI_COLLECTIVE_COUNT);
     if (st == LOFI_OK) st = check_value("issuer", (int)call->issuer, LOFI_BY_BACKWARD + 1);
     if (st == LOFI_OK) st = check_value("scope", (int)call->scope, LOFI_SCOPE_NODE + 1);
-    if (st == LOFI_OK && is_reduction(call->collective))
+    if (st == LOFI_OK && lofi__reduces(call->collective))
         st = check_value("op", (int)call->op, LOFI_OP_COUNT);
-    if (st == LOFI_OK && has_root(call->collective))
+    if (st == LOFI_OK && lofi__has_root(call->collective))
         st = check_member(group, call, "root", call->root);
     if (st == LOFI_OK && has_peer(call->collective))
         st = check_member(group, call, "peer", call->peer);

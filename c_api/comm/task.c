@@ -1,20 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /* What a task must be before a transport sees it, and tasks made from a few arguments. */
 #include "comm/comm.h"
+#include "core/collective.h"
 #include "kernels/kernels.h"
 
 #include <string.h>
-
-static int is_reduction(lofi_collective collective)
-{
-    return collective == LOFI_ALL_REDUCE || collective == LOFI_REDUCE ||
-           collective == LOFI_REDUCE_SCATTER;
-}
-
-static int is_rooted(lofi_collective collective)
-{
-    return collective == LOFI_REDUCE || collective == LOFI_BROADCAST || collective == LOFI_GATHER;
-}
 
 static int is_float(lofi_dtype dtype)
 {
@@ -115,11 +105,11 @@ static lofi_status check_data(const lofi_comm *comm, const lofi_task *task)
         lofi_set_error("%s of %zu elements: more than an address space", name, task->count);
         return LOFI_INVALID;
     }
-    if (is_rooted(task->collective) && (task->root < 0 || task->root >= comm->members.count)) {
+    if (lofi__has_root(task->collective) && (task->root < 0 || task->root >= comm->members.count)) {
         lofi_set_error("%s with root %d among %d ranks", name, task->root, comm->members.count);
         return LOFI_INVALID;
     }
-    return is_reduction(task->collective) ? check_reduction(task) : LOFI_OK;
+    return lofi__reduces(task->collective) ? check_reduction(task) : LOFI_OK;
 }
 
 lofi_status lofi__task_check(const lofi_comm *comm, const lofi_task *task, lofi_task *checked)
@@ -154,8 +144,8 @@ lofi_status lofi__task_check(const lofi_comm *comm, const lofi_task *task, lofi_
     checked->out = task->out;
     if (gives_to_each(task->collective)) checked->in_list = task->in_list;
     if (gets_from_each(task->collective)) checked->out_list = task->out_list;
-    if (is_rooted(task->collective)) checked->root = task->root;
-    if (is_reduction(task->collective)) checked->op = task->op;
+    if (lofi__has_root(task->collective)) checked->root = task->root;
+    if (lofi__reduces(task->collective)) checked->op = task->op;
     if (checked->op == LOFI_PREMUL_SUM) checked->factor = task->factor;
     st = check_buffers(checked, "input", checked->in, checked->in_list, slots_in(comm, checked));
     if (st != LOFI_OK) return st;
@@ -163,17 +153,23 @@ lofi_status lofi__task_check(const lofi_comm *comm, const lofi_task *task, lofi_
                          slots_out(comm, checked));
 }
 
-lofi_status lofi_all_reduce(lofi_comm *comm, const void *in, void *out, size_t count,
-                            lofi_dtype dtype, lofi_op op)
+static lofi_status reduce(lofi_comm *comm, lofi_collective collective, const void *in, void *out,
+                          size_t count, lofi_dtype dtype, lofi_op op)
 {
     lofi_task task = LOFI_TASK_INIT;
-    task.collective = LOFI_ALL_REDUCE;
+    task.collective = collective;
     task.dtype = dtype;
     task.op = op;
     task.count = count;
     task.in = in;
     task.out = out;
     return lofi_run(comm, &task);
+}
+
+lofi_status lofi_all_reduce(lofi_comm *comm, const void *in, void *out, size_t count,
+                            lofi_dtype dtype, lofi_op op)
+{
+    return reduce(comm, LOFI_ALL_REDUCE, in, out, count, dtype, op);
 }
 
 lofi_status lofi_broadcast(lofi_comm *comm, void *data, size_t bytes, int root)
@@ -199,14 +195,7 @@ lofi_status lofi_all_gather(lofi_comm *comm, const void *in, void *out, size_t b
 lofi_status lofi_reduce_scatter(lofi_comm *comm, const void *in, void *out, size_t count,
                                 lofi_dtype dtype, lofi_op op)
 {
-    lofi_task task = LOFI_TASK_INIT;
-    task.collective = LOFI_REDUCE_SCATTER;
-    task.dtype = dtype;
-    task.op = op;
-    task.count = count;
-    task.in = in;
-    task.out = out;
-    return lofi_run(comm, &task);
+    return reduce(comm, LOFI_REDUCE_SCATTER, in, out, count, dtype, op);
 }
 
 lofi_status lofi_barrier(lofi_comm *comm)

@@ -100,11 +100,6 @@ static lofi_status host_all_to_all(const struct host *host, const char *in, char
     return st;
 }
 
-static size_t smaller(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
 static size_t chunk_count(const lofi_task *task)
 {
     return CHUNK_BYTES / lofi_dtype_bytes(task->dtype);
@@ -129,7 +124,7 @@ static lofi_status gather_chunks(struct host *host, const lofi_task *task, take_
     size_t count = 0;
 
     for (size_t begin = 0; begin < task->count && st == LOFI_OK; begin += count) {
-        count = smaller(task->count - begin, chunk_count(task));
+        count = lofi__smaller(task->count - begin, chunk_count(task));
         st = host_all_gather(host, (const char *)task->in + begin * each, host->got, count * each);
         if (st == LOFI_OK) take(host, task, begin, count);
     }
@@ -197,7 +192,7 @@ static lofi_status all_reduce(void *state, const lofi_task *task, const struct l
     (void)turn;
     if (lofi__slot_bytes(task) <= WHOLE_BYTES) return gather_chunks(host, task, take_fold);
     for (size_t begin = 0; begin < task->count && st == LOFI_OK; begin += count) {
-        count = smaller(task->count - begin, chunk);
+        count = lofi__smaller(task->count - begin, chunk);
         st = reduce_chunk(host, task, begin, count);
     }
     return st;
@@ -245,7 +240,7 @@ static lofi_status exchange(struct host *host, const lofi_task *task, take_fn ta
     size_t count = 0;
 
     for (size_t begin = 0; begin < task->count && st == LOFI_OK; begin += count) {
-        count = smaller(task->count - begin, chunk_count(task));
+        count = lofi__smaller(task->count - begin, chunk_count(task));
         for (int rank = 0; rank < host->members->count; rank++)
             memcpy(host->sent + (size_t)rank * count * each,
                    lofi__in_slot(task, rank) + begin * each, count * each);

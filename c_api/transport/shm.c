@@ -152,18 +152,13 @@ static size_t chunk_count(const struct run *run, int parts)
     return fits / line * line;
 }
 
-static size_t smaller(size_t a, size_t b)
-{
-    return a < b ? a : b;
-}
-
 /* Smaller chunks are not worth a thought about caches. */
 #define PACED_BYTES ((size_t)64 << 10)
 
 /* ---- movers: what a rank writes and reads in a stage of `count` elements from `begin` ---------- */
 
 struct mover {
-    int parts; /* of a slot in memory: 1, or one for each rank */
+    int parted; /* 1: a slot in memory has a part for each rank */
     int to_root, from_root;
     void (*write)(struct run *run, uint32_t stage, size_t begin, size_t count);
     void (*read)(struct run *run, uint32_t stage, size_t begin, size_t count);
@@ -195,9 +190,9 @@ static lofi_status move(void *state, const lofi_task *task, const struct lofi__t
     size_t begin = 0;
 
     lofi_status st = start(&run, state, task, turn);
-    const size_t chunk = chunk_count(&run, mover->parts == 1 ? 1 : run.count);
+    const size_t chunk = chunk_count(&run, mover->parted ? run.count : 1);
     do { /* once for no elements too: there is a stage in which calls are compared */
-        const size_t count = smaller(task->count - begin, chunk);
+        const size_t count = lofi__smaller(task->count - begin, chunk);
         if (st == LOFI_OK) st = begin_stage(&run, &stage);
         if (st != LOFI_OK) return st;
         if (gives(&run, mover)) mover->write(&run, stage, begin, count);
@@ -318,40 +313,37 @@ static void fold_parts(struct run *run, uint32_t stage, size_t begin, size_t cou
 
 static lofi_status broadcast(void *state, const lofi_task *task, const struct lofi__turn *turn)
 {
-    static const struct mover mover = {
-        .parts = 1, .from_root = 1, .write = write_root, .read = read_root};
+    static const struct mover mover = {.from_root = 1, .write = write_root, .read = read_root};
     return move(state, task, turn, &mover);
 }
 
 static lofi_status reduce(void *state, const lofi_task *task, const struct lofi__turn *turn)
 {
-    static const struct mover mover = {
-        .parts = 1, .to_root = 1, .write = write_own, .read = fold_all};
+    static const struct mover mover = {.to_root = 1, .write = write_own, .read = fold_all};
     return move(state, task, turn, &mover);
 }
 
 static lofi_status gather(void *state, const lofi_task *task, const struct lofi__turn *turn)
 {
-    static const struct mover mover = {
-        .parts = 1, .to_root = 1, .write = write_own, .read = read_all};
+    static const struct mover mover = {.to_root = 1, .write = write_own, .read = read_all};
     return move(state, task, turn, &mover);
 }
 
 static lofi_status all_gather(void *state, const lofi_task *task, const struct lofi__turn *turn)
 {
-    static const struct mover mover = {.parts = 1, .write = write_own, .read = read_all};
+    static const struct mover mover = {.write = write_own, .read = read_all};
     return move(state, task, turn, &mover);
 }
 
 static lofi_status reduce_scatter(void *state, const lofi_task *task, const struct lofi__turn *turn)
 {
-    static const struct mover mover = {.parts = 0, .write = write_parts, .read = fold_parts};
+    static const struct mover mover = {.parted = 1, .write = write_parts, .read = fold_parts};
     return move(state, task, turn, &mover);
 }
 
 static lofi_status all_to_all(void *state, const lofi_task *task, const struct lofi__turn *turn)
 {
-    static const struct mover mover = {.parts = 0, .write = write_parts, .read = read_parts};
+    static const struct mover mover = {.parted = 1, .write = write_parts, .read = read_parts};
     return move(state, task, turn, &mover);
 }
 
@@ -362,7 +354,7 @@ static void write_nothing(struct run *run, uint32_t stage, size_t begin, size_t 
 
 static lofi_status barrier(void *state, const lofi_task *task, const struct lofi__turn *turn)
 {
-    static const struct mover mover = {.parts = 1, .write = write_nothing, .read = write_nothing};
+    static const struct mover mover = {.write = write_nothing, .read = write_nothing};
     return move(state, task, turn, &mover);
 }
 
@@ -374,7 +366,7 @@ static lofi_status barrier(void *state, const lofi_task *task, const struct lofi
 static lofi_status all_reduce_flat(void *state, const lofi_task *task,
                                    const struct lofi__turn *turn)
 {
-    static const struct mover mover = {.parts = 1, .write = write_own, .read = fold_all};
+    static const struct mover mover = {.write = write_own, .read = fold_all};
     return move(state, task, turn, &mover);
 }
 
@@ -383,7 +375,7 @@ static size_t piece_begin(const struct run *run, int rank, size_t count)
 {
     const size_t line = LOFI__SHM_LINE / run->bytes;
     const size_t lines = (count + line - 1) / line;
-    return smaller(lines * (size_t)rank / (size_t)run->count * line, count);
+    return lofi__smaller(lines * (size_t)rank / (size_t)run->count * line, count);
 }
 
 /* Stage one: give the others their pieces, reduce the own one. */
@@ -440,7 +432,7 @@ static lofi_status all_reduce_split(void *state, const lofi_task *task,
     lofi_status st = start(&run, state, task, turn);
     const size_t chunk = chunk_count(&run, 1);
     for (size_t begin = 0; begin < task->count && st == LOFI_OK; begin += chunk) {
-        const size_t count = smaller(task->count - begin, chunk);
+        const size_t count = lofi__smaller(task->count - begin, chunk);
 
         st = begin_stage(&run, &stage);
         if (st != LOFI_OK) return st;

@@ -19,6 +19,7 @@
 #define _GNU_SOURCE
 #include "transport/shm_wait.h"
 
+#include "core/collective.h"
 #include "transport/clock.h"
 #include "transport/shm_peer.h"
 
@@ -89,15 +90,12 @@ struct lofi__shm_call *lofi__shm_call_of(const struct lofi__shm *shm, int rank, 
 
 static void describe_call(const struct lofi__shm_call *call, char *text, size_t bytes)
 {
-    const int reduces = call->collective == LOFI_ALL_REDUCE || call->collective == LOFI_REDUCE ||
-                        call->collective == LOFI_REDUCE_SCATTER;
-    const int rooted = call->collective == LOFI_REDUCE || call->collective == LOFI_BROADCAST ||
-                       call->collective == LOFI_GATHER;
+    const lofi_collective collective = (lofi_collective)call->collective;
+    const int reduces = lofi__reduces(collective);
     char root[32] = "";
 
-    if (rooted) snprintf(root, sizeof root, ", root %u", (unsigned)call->root);
-    snprintf(text, bytes, "%s of %llu %s%s%s%s",
-             lofi_collective_name((lofi_collective)call->collective),
+    if (lofi__has_root(collective)) snprintf(root, sizeof root, ", root %u", (unsigned)call->root);
+    snprintf(text, bytes, "%s of %llu %s%s%s%s", lofi_collective_name(collective),
              (unsigned long long)call->count, lofi_dtype_name((lofi_dtype)call->dtype),
              reduces ? ", " : "", reduces ? lofi_op_name((lofi_op)call->op) : "", root);
 }

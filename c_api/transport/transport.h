@@ -48,6 +48,11 @@ extern const struct lofi__transport lofi__transport_host;
 
 /* ---- what every transport does with a task ------------------------------------------------- */
 
+static inline size_t lofi__smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
 static inline size_t lofi__slot_bytes(const lofi_task *task)
 {
     return task->count * lofi_dtype_bytes(task->dtype);
