@@ -107,15 +107,19 @@ static void compute_mean(struct lofi__worker *w, const struct lofi__job *job, ch
                          size_t count)
 {
     const lofi_average_files_options *o = w->plan->options;
-    const struct lofi__mean mean = {.kernels = w->kernels,
-                                    .out = job->kind->dtype,
-                                    .in = w->dtypes,
-                                    .weights = o->weights,
-                                    .weight_sum = w->plan->weight_sum,
-                                    .inputs = w->plan->input_count,
-                                    .has_base = o->base != NULL,
-                                    .alpha = o->alpha};
-    lofi__mean_run(&mean, out, w->data, count);
+    const int inputs = w->plan->input_count; /* the base comes after them */
+    lofi_mix mix = LOFI_MIX_INIT;
+
+    mix.out_dtype = job->kind->dtype;
+    mix.in_dtypes = w->dtypes;
+    mix.weights = o->weights;
+    mix.inputs = inputs;
+    if (o->base != NULL) {
+        mix.base = w->data[inputs];
+        mix.base_dtype = w->dtypes[inputs];
+        mix.alpha = o->alpha;
+    }
+    lofi__mean_run(w->kernels, &mix, w->plan->weight_sum, out, w->data, count);
 }
 
 static lofi_status check_same(const struct lofi__worker *w, const struct lofi__job *job,
@@ -132,20 +136,6 @@ static lofi_status check_same(const struct lofi__worker *w, const struct lofi__j
                        first->entry->name, first->file->path, job->places[s]->file->path,
                        job->kind->name, why);
         return LOFI_INVALID;
-    }
-    return LOFI_OK;
-}
-
-static lofi_status write_all(int fd, const char *path, const char *from, size_t bytes,
-                             uint64_t offset)
-{
-    while (bytes > 0) {
-        const ssize_t done = pwrite(fd, from, bytes, (off_t)offset);
-        if (done < 0 && errno == EINTR) continue;
-        if (done < 0) return lofi__path_failed(path, "can't be written");
-        from += done;
-        offset += (uint64_t)done;
-        bytes -= (size_t)done;
     }
     return LOFI_OK;
 }
@@ -207,7 +197,7 @@ static lofi_status run_step(struct lofi__worker *w, const struct lofi__job *job,
     if (st != LOFI_OK) return st;
     if (job->work == LOFI__WORK_MEAN) compute_mean(w, job, out, count);
     if (is_check) return check_output(w, job, out, count, fd, offset);
-    return write_all(fd, output->path, out, count * each, offset);
+    return lofi__file_write(fd, output->path, out, count * each, offset);
 }
 
 /* Asks for what comes, so that the disk is busy with all sources at once. */

@@ -114,6 +114,20 @@ void lofi__file_close(struct lofi__file *file)
     *file = (struct lofi__file){.fd = -1};
 }
 
+lofi_status lofi__file_write(int fd, const char *path, const char *from, size_t bytes,
+                             uint64_t offset)
+{
+    while (bytes > 0) {
+        const ssize_t done = pwrite(fd, from, bytes, (off_t)offset);
+        if (done < 0 && errno == EINTR) continue;
+        if (done < 0) return lofi__path_failed(path, "can't be written");
+        from += done;
+        offset += (uint64_t)done;
+        bytes -= (size_t)done;
+    }
+    return LOFI_OK;
+}
+
 lofi_status lofi__file_check_unchanged(const struct lofi__file *file)
 {
     struct stat now;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* One safetensors file that is open for reading. */
+/* One safetensors file that is open for reading; and bytes to and from files. */
 #ifndef LOFI_CKPT_FILE_H
 #define LOFI_CKPT_FILE_H
 
@@ -24,6 +24,10 @@ void lofi__file_close(struct lofi__file *file);
 /* All of the bytes, or an error: LOFI_CORRUPT if the file has become shorter. Any thread. */
 lofi_status lofi__file_read(const struct lofi__file *file, uint64_t offset, void *out,
                             size_t bytes);
+
+/* All of the bytes, to any file that is open; `path` is what an error calls it. */
+lofi_status lofi__file_write(int fd, const char *path, const char *from, size_t bytes,
+                             uint64_t offset);
 
 /* LOFI_CORRUPT if the file was written to since it was opened. */
 lofi_status lofi__file_check_unchanged(const struct lofi__file *file);

@@ -176,17 +176,6 @@ static lofi_status reserve(int fd, const char *path, uint64_t bytes)
     return lofi__path_failed(path, "can't be made so large");
 }
 
-static lofi_status write_at(int fd, const char *path, const char *text, size_t bytes)
-{
-    for (size_t done = 0; done < bytes;) {
-        const ssize_t n = pwrite(fd, text + done, bytes - done, (off_t)done);
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return lofi__path_failed(path, "can't be written");
-        done += (size_t)n;
-    }
-    return LOFI_OK;
-}
-
 static lofi_status create_file(struct lofi__place_on_disk *disk, uint64_t number)
 {
     const struct lofi__output *output = &disk->plan->outputs[number];
@@ -200,7 +189,8 @@ static lofi_status create_file(struct lofi__place_on_disk *disk, uint64_t number
     lofi_status st =
         reserve(disk->fds[number], disk->final, output->header_bytes + output->data_bytes);
     if (st == LOFI_OK)
-        st = write_at(disk->fds[number], disk->final, output->header, output->header_bytes);
+        st = lofi__file_write(disk->fds[number], disk->final, output->header, output->header_bytes,
+                              0);
     return st;
 }
 
@@ -235,8 +225,8 @@ lofi_status lofi__output_add(struct lofi__place_on_disk *disk, const char *name,
     char *path = lofi__path_join(disk->temporary, name);
     if (path == NULL) return LOFI_NO_MEMORY;
     const int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    lofi_status st =
-        fd < 0 ? lofi__path_failed(path, "can't be made") : write_at(fd, path, text, bytes);
+    lofi_status st = fd < 0 ? lofi__path_failed(path, "can't be made")
+                            : lofi__file_write(fd, path, text, bytes, 0);
     if (fd >= 0 && close(fd) != 0 && st == LOFI_OK)
         st = lofi__path_failed(path, "can't be written");
     if (st == LOFI_OK && disk->plan->options->fsync) st = sync_path(path);

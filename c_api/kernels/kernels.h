@@ -62,24 +62,10 @@ const struct lofi__kernels *lofi__kernels_get(void);
  * the scalar one. */
 const struct lofi__kernels *lofi__kernels_at(int index);
 
-/*
- * A mean whose inputs and output may differ in dtype; all of them are floats. With a base,
- *   out[i] = (1 - alpha) * base[i] + alpha * mean[i]
- * in doubles, each operation rounded by itself, and only the result rounded to the dtype.
- */
-struct lofi__mean {
-    const struct lofi__kernels *kernels;
-    lofi_dtype out;
-    const lofi_dtype *in;  /* of each input, then of the base; NULL: all as `out` */
-    const double *weights; /* NULL: all 1 */
-    double weight_sum;
-    int inputs; /* without the base */
-    int has_base;
-    double alpha; /* read with a base only */
-};
-
-/* `in` has a pointer for each input, and then one for the base. `out` may be one of them. */
-void lofi__mean_run(const struct lofi__mean *mean, void *out, const void *const *in, size_t count);
+/* lofi_mean_mixed of a mix that is checked, with these kernels; `weight_sum` as lofi__mean_weights
+ * gives it. */
+void lofi__mean_run(const struct lofi__kernels *kernels, const lofi_mix *mix, double weight_sum,
+                    void *out, const void *const *in, size_t count);
 
 /* Checks the weights and adds them up, in order. LOFI_INVALID names the one that is wrong. */
 lofi_status lofi__mean_weights(const double *weights, int inputs, double *sum);

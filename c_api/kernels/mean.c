@@ -7,7 +7,6 @@
  * before it is written, the output may be one of them. No threads: the caller has the cores and
  * may cut the elements as it likes, each has its own result.
  */
-#include "core/mem.h"
 #include "kernels/kernels.h"
 
 #include <string.h>
@@ -84,36 +83,34 @@ lofi_status lofi__mean_weights(const double *weights, int inputs, double *sum)
     return LOFI_OK;
 }
 
-/* The doubles of one block: the mean, or the mean mixed with the base into `mixed`. */
-static const double *mean_block(const struct lofi__mean *mean, double *sum, double *mixed,
-                                const void *const *in, size_t begin, size_t n)
+static const char *element(const void *data, lofi_dtype dtype, size_t index)
 {
-    const struct lofi__kernels *kernels = mean->kernels;
-
-    for (int i = 0; i < mean->inputs; i++) {
-        const lofi_dtype dtype = mean->in != NULL ? mean->in[i] : mean->out;
-        const lofi__add_fn add = i == 0 ? kernels->begin[dtype] : kernels->add[dtype];
-        add(sum, (const char *)in[i] + begin * lofi_dtype_bytes(dtype),
-            mean->weights != NULL ? mean->weights[i] : 1.0, n);
-    }
-    kernels->divide(sum, mean->weight_sum, n);
-    if (!mean->has_base) return sum;
-    const lofi_dtype dtype = mean->in != NULL ? mean->in[mean->inputs] : mean->out;
-    const char *base = (const char *)in[mean->inputs] + begin * lofi_dtype_bytes(dtype);
-    kernels->begin[dtype](mixed, base, 1.0 - mean->alpha, n);
-    kernels->add[LOFI_F64](mixed, sum, mean->alpha, n);
-    return mixed;
+    return (const char *)data + index * lofi_dtype_bytes(dtype);
 }
 
-void lofi__mean_run(const struct lofi__mean *mean, void *out, const void *const *in, size_t count)
+void lofi__mean_run(const struct lofi__kernels *kernels, const lofi_mix *mix, double weight_sum,
+                    void *out, const void *const *in, size_t count)
 {
-    const size_t bytes = lofi_dtype_bytes(mean->out);
     double sum[BLOCK_COUNT], mixed[BLOCK_COUNT];
 
     for (size_t begin = 0; begin < count; begin += BLOCK_COUNT) {
-        size_t n = count - begin < BLOCK_COUNT ? count - begin : BLOCK_COUNT;
-        const double *result = mean_block(mean, sum, mixed, in, begin, n);
-        mean->kernels->narrow[mean->out]((char *)out + begin * bytes, result, n);
+        const size_t n = count - begin < BLOCK_COUNT ? count - begin : BLOCK_COUNT;
+        const double *result = sum;
+
+        for (int i = 0; i < mix->inputs; i++) {
+            const lofi_dtype dtype = mix->in_dtypes != NULL ? mix->in_dtypes[i] : mix->out_dtype;
+            const lofi__add_fn add = i == 0 ? kernels->begin[dtype] : kernels->add[dtype];
+            add(sum, element(in[i], dtype, begin), mix->weights != NULL ? mix->weights[i] : 1.0, n);
+        }
+        kernels->divide(sum, weight_sum, n);
+        if (mix->base != NULL) {
+            const char *base = element(mix->base, mix->base_dtype, begin);
+            kernels->begin[mix->base_dtype](mixed, base, 1.0 - mix->alpha, n);
+            kernels->add[LOFI_F64](mixed, sum, mix->alpha, n);
+            result = mixed;
+        }
+        kernels->narrow[mix->out_dtype]((char *)out + begin * lofi_dtype_bytes(mix->out_dtype),
+                                        result, n);
     }
 }
 
@@ -128,16 +125,25 @@ lofi_status lofi_mean(lofi_dtype dtype, void *out, const void *const *in, const 
     if (st != LOFI_OK || count == 0) return st;
 
     if (is_float(dtype)) {
-        const struct lofi__mean mean = {.kernels = lofi__kernels_get(),
-                                        .out = dtype,
-                                        .weights = weights,
-                                        .weight_sum = weight_sum,
-                                        .inputs = inputs};
-        lofi__mean_run(&mean, out, in, count);
+        lofi_mix mix = LOFI_MIX_INIT;
+        mix.out_dtype = dtype;
+        mix.weights = weights;
+        mix.inputs = inputs;
+        lofi__mean_run(lofi__kernels_get(), &mix, weight_sum, out, in, count);
     } else if (out != in[0]) {
         memcpy(out, in[0], count * lofi_dtype_bytes(dtype));
     }
     return LOFI_OK;
+}
+
+static lofi_status check_operand(const char *name, int index, const void *data, lofi_dtype dtype,
+                                 size_t count)
+{
+    if (!is_float(dtype)) {
+        lofi_set_error("a mix of %s: it has no mean", lofi_dtype_name(dtype));
+        return LOFI_INVALID;
+    }
+    return count > 0 ? check_buffer(name, index, data, lofi_dtype_bytes(dtype)) : LOFI_OK;
 }
 
 static lofi_status check_mix(const lofi_mix *mix, const void *out, const void *const *in,
@@ -147,54 +153,22 @@ static lofi_status check_mix(const lofi_mix *mix, const void *out, const void *c
         lofi_set_error("a mix needs inputs, and its size set by LOFI_MIX_INIT");
         return LOFI_INVALID;
     }
-    for (int i = -2; i < mix->inputs; i++) {
-        const void *data = i == -2 ? out : i == -1 ? mix->base : in[i];
-        const lofi_dtype dtype = i == -1                             ? mix->base_dtype
-                                 : i == -2 || mix->in_dtypes == NULL ? mix->out_dtype
-                                                                     : mix->in_dtypes[i];
-        if (i == -1 && mix->base == NULL) continue;
-        if (!is_float(dtype)) {
-            lofi_set_error("a mix of %s: it has no mean", lofi_dtype_name(dtype));
-            return LOFI_INVALID;
-        }
-        lofi_status st = count > 0 ? check_buffer(i == -2   ? "output"
-                                                  : i == -1 ? "base"
-                                                            : "input",
-                                                  i < 0 ? 0 : i, data, lofi_dtype_bytes(dtype))
-                                   : LOFI_OK;
-        if (st != LOFI_OK) return st;
-    }
-    return LOFI_OK;
+    lofi_status st = check_operand("output", 0, out, mix->out_dtype, count);
+    if (st == LOFI_OK && mix->base != NULL)
+        st = check_operand("base", 0, mix->base, mix->base_dtype, count);
+    for (int i = 0; i < mix->inputs && st == LOFI_OK; i++)
+        st = check_operand("input", i, in[i],
+                           mix->in_dtypes != NULL ? mix->in_dtypes[i] : mix->out_dtype, count);
+    return st;
 }
 
 lofi_status lofi_mean_mixed(const lofi_mix *mix, void *out, const void *const *in, size_t count)
 {
-    struct lofi__mean mean = {.kernels = lofi__kernels_get()};
+    double weight_sum = 0;
 
     lofi_status st = check_mix(mix, out, in, count);
-    if (st == LOFI_OK) st = lofi__mean_weights(mix->weights, mix->inputs, &mean.weight_sum);
-    if (st != LOFI_OK) return st;
-    /* Inputs and base in one list, as the loop over blocks takes them. */
-    const void **all = lofi__mem_create((size_t)mix->inputs + 1, sizeof *all);
-    lofi_dtype *dtypes = lofi__mem_create((size_t)mix->inputs + 1, sizeof *dtypes);
-    if (all == NULL || dtypes == NULL) st = LOFI_NO_MEMORY;
-    for (int i = 0; i < mix->inputs && st == LOFI_OK; i++) {
-        all[i] = in[i];
-        dtypes[i] = mix->in_dtypes != NULL ? mix->in_dtypes[i] : mix->out_dtype;
-    }
-    if (st == LOFI_OK) {
-        all[mix->inputs] = mix->base;
-        dtypes[mix->inputs] = mix->base_dtype;
-        mean.out = mix->out_dtype;
-        mean.in = dtypes;
-        mean.weights = mix->weights;
-        mean.inputs = mix->inputs;
-        mean.has_base = mix->base != NULL;
-        mean.alpha = mix->alpha;
-        lofi__mean_run(&mean, out, all, count);
-    }
-    lofi__mem_destroy(dtypes);
-    lofi__mem_destroy(all);
+    if (st == LOFI_OK) st = lofi__mean_weights(mix->weights, mix->inputs, &weight_sum);
+    if (st == LOFI_OK) lofi__mean_run(lofi__kernels_get(), mix, weight_sum, out, in, count);
     return st;
 }
 
