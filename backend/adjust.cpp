@@ -48,28 +48,28 @@ void adjust_values(const lofi_plan &plan, at::Tensor values)
 
 } // namespace
 
-Scaled where_scaled(const lofi_plan &plan, const std::vector<at::Tensor> &tensors,
-                    const c10d::ReduceOp &op, const c10d::Backend &inner, bool coalesced)
+std::optional<c10d::ReduceOp> scaled_in_sum(const lofi_plan &plan,
+                                            const std::vector<at::Tensor> &tensors,
+                                            const c10d::ReduceOp &op, const c10d::Backend &inner,
+                                            bool coalesced)
 {
-    if (plan.adjust != LOFI_ADJUST_SCALE || tensors.empty()) return Scaled::in_place;
-    if (dynamic_cast<const BackendComm *>(&inner) != nullptr) {
-        return BackendComm::reduces(tensors, premultiplied(plan, op), coalesced) ? Scaled::in_sum
-                                                                                 : Scaled::in_place;
+    if (plan.adjust != LOFI_ADJUST_SCALE || tensors.empty()) return std::nullopt;
+    const bool is_comm = dynamic_cast<const BackendComm *>(&inner) != nullptr;
+    if (!is_comm && !std::all_of(tensors.begin(), tensors.end(), premultiplies)) {
+        return std::nullopt;
     }
-    return std::all_of(tensors.begin(), tensors.end(), premultiplies) ? Scaled::in_sum
-                                                                      : Scaled::in_place;
+    auto scaled = premultiplied(plan, op);
+    if (is_comm && !BackendComm::reduces(tensors, scaled, coalesced)) return std::nullopt;
+    return scaled;
 }
 
-c10d::ReduceOp adjust(const lofi_plan &plan, std::vector<at::Tensor> &tensors,
-                      const c10d::ReduceOp &op, Scaled where)
+void adjust_in_place(const lofi_plan &plan, std::vector<at::Tensor> &tensors)
 {
-    if (plan.adjust == LOFI_ADJUST_NONE) return op;
-    if (where == Scaled::in_sum) return premultiplied(plan, op);
+    if (plan.adjust == LOFI_ADJUST_NONE) return;
     at::AutoDispatchBelowADInplaceOrView below_autograd;
     for (const auto &tensor : tensors) {
         adjust_values(plan, tensor.is_sparse() ? tensor._values() : tensor);
     }
-    return op;
 }
 
 } // namespace lofi

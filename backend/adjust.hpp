@@ -6,20 +6,21 @@
 // liblofi scale while they sum.
 #pragma once
 
+#include <optional>
+
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 
 #include "lofi.h"
 
 namespace lofi {
 
-// Where the inputs are scaled: in place, or by the inner backend, which scales while it sums.
-enum class Scaled : bool { in_place, in_sum };
-Scaled where_scaled(const lofi_plan &plan, const std::vector<at::Tensor> &tensors,
-                    const c10d::ReduceOp &op, const c10d::Backend &inner, bool coalesced);
+// The operation by which the inner backend scales the inputs while it sums them; none if it can't.
+std::optional<c10d::ReduceOp> scaled_in_sum(const lofi_plan &plan,
+                                            const std::vector<at::Tensor> &tensors,
+                                            const c10d::ReduceOp &op, const c10d::Backend &inner,
+                                            bool coalesced);
 
-// Adjusts the tensors in place, below autograd, so that leaves that need gradients pass; or not at
-// all. Returns the operation to reduce with.
-c10d::ReduceOp adjust(const lofi_plan &plan, std::vector<at::Tensor> &tensors,
-                      const c10d::ReduceOp &op, Scaled where);
+// Else: adjusts the tensors, below autograd, so that leaves that need gradients pass.
+void adjust_in_place(const lofi_plan &plan, std::vector<at::Tensor> &tensors);
 
 } // namespace lofi

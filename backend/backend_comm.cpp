@@ -131,6 +131,12 @@ bool is_multiple(const at::Tensor &whole, const at::Tensor &part, int count)
            whole.sizes().slice(1) == part.sizes().slice(1);
 }
 
+// Where the slot of `rank` begins in `whole`, whose slots are like `part`.
+const void *own_slot(const at::Tensor &whole, const at::Tensor &part, int rank)
+{
+    return static_cast<const char *>(whole.const_data_ptr()) + rank * part.nbytes();
+}
+
 std::vector<at::Tensor> slots_of(const at::Tensor &whole, int count)
 {
     std::vector<at::Tensor> slots;
@@ -158,15 +164,14 @@ struct BackendComm::Call {
         return keep(packed(tensor)).const_data_ptr();
     }
     // The same, where the outputs may lie over the input. liblofi allows that in one way: the
-    // input is `own` of them, element by element.
-    const void *read(const at::Tensor &tensor, const Tensors &outputs, size_t own)
+    // input begins at `own`, its slot of them.
+    const void *read(const at::Tensor &tensor, at::ArrayRef<at::Tensor> outputs, const void *own)
     {
-        for (size_t i = 0; i < outputs.size(); ++i) {
-            const bool in_place =
-                i == own && outputs[i].const_data_ptr() == tensor.const_data_ptr();
-            if (!in_place && overlap(tensor, outputs[i])) return keep(copied(tensor)).data_ptr();
-        }
-        return read(tensor);
+        const bool apart =
+            tensor.const_data_ptr() == own ||
+            std::none_of(outputs.begin(), outputs.end(),
+                         [&](const at::Tensor &output) { return overlap(tensor, output); });
+        return apart ? read(tensor) : keep(copied(tensor)).data_ptr();
     }
     void *write(const at::Tensor &tensor)
     {
@@ -191,11 +196,13 @@ struct BackendComm::Call {
             list.push_back(write(output));
         return list.data();
     }
-    const void *const *inputs_of(const Tensors &inputs, const at::Tensor &output, size_t own)
+    const void *const *inputs_of(const Tensors &inputs, const at::Tensor &output, int rank)
     {
         auto &list = lists.emplace_front();
-        for (size_t i = 0; i < inputs.size(); ++i)
-            list.push_back(const_cast<void *>(read(inputs[i], {output}, i == own ? 0 : 1)));
+        for (size_t i = 0; i < inputs.size(); ++i) {
+            const void *own = static_cast<int>(i) == rank ? output.const_data_ptr() : nullptr;
+            list.push_back(const_cast<void *>(read(inputs[i], output, own)));
+        }
         return list.data();
     }
 
@@ -417,7 +424,7 @@ void BackendComm::add_gather(Call &call, const Tensors &outputs, const at::Tenso
 {
     auto &task = call.tasks.emplace_back(task_of(LOFI_ALL_GATHER, timeout));
     task.count = input.nbytes();
-    task.in = call.read(input, outputs, rank_);
+    task.in = call.read(input, outputs, outputs[rank_].const_data_ptr());
     task.out_list = call.outputs_of(outputs);
 }
 
@@ -426,7 +433,7 @@ void BackendComm::add_gather(Call &call, const at::Tensor &output, const at::Ten
 {
     auto &task = call.tasks.emplace_back(task_of(LOFI_ALL_GATHER, timeout));
     task.count = input.nbytes();
-    task.in = call.read(input, slots_of(output, size_), rank_);
+    task.in = call.read(input, output, own_slot(output, input, rank_));
     task.out = call.write(output);
 }
 
@@ -509,9 +516,11 @@ BackendComm::WorkPtr BackendComm::gather(TensorLists &outputs, Tensors &inputs,
     auto &task = call.tasks.emplace_back(task_of(LOFI_GATHER, opts.timeout));
     task.root = static_cast<int>(opts.rootRank);
     task.count = inputs[0].nbytes();
-    task.in = call.read(inputs[0], at_root ? outputs[0] : Tensors(), rank_);
     if (at_root) {
+        task.in = call.read(inputs[0], outputs[0], outputs[0][rank_].const_data_ptr());
         task.out_list = call.outputs_of(outputs[0]);
+    } else {
+        task.in = call.read(inputs[0]);
     }
     return issue(call);
 }
@@ -529,10 +538,12 @@ BackendComm::WorkPtr BackendComm::gather_single(at::Tensor &output, at::Tensor &
     auto &task = call.tasks.emplace_back(task_of(LOFI_GATHER, opts.timeout));
     task.root = static_cast<int>(opts.rootRank);
     task.count = input.nbytes();
-    task.in = call.read(input, at_root ? slots_of(output, size_) : Tensors(), rank_);
     if (at_root) {
+        task.in = call.read(input, output, own_slot(output, input, rank_));
         call.results = {{output}};
         task.out = call.write(output);
+    } else {
+        task.in = call.read(input);
     }
     return issue(call);
 }
@@ -554,7 +565,7 @@ BackendComm::WorkPtr BackendComm::LOFI_ALL_TO_ALL_SINGLE(at::Tensor &output, at:
     Call call{c10d::OpType::ALLTOALL, opts.asyncOp, {}, {{output}}};
     auto &task = call.tasks.emplace_back(task_of(LOFI_ALL_TO_ALL, opts.timeout));
     task.count = input.nbytes() / size_;
-    task.in = call.read(input, {output}, 0);
+    task.in = call.read(input, output, output.const_data_ptr());
     task.out = call.block(output);
     return issue(call);
 }

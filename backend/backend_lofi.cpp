@@ -186,8 +186,11 @@ BackendLofi::Step BackendLofi::begin_all_reduce(Tensors &tensors, Opts &opts)
                        .bytes = bytes_of(tensors),
                        .op = op_of(opts.reduceOp),
                        .is_bool = holds_bool(tensors)});
-    const auto where = where_scaled(step.plan, tensors, opts.reduceOp, *step.inner, coalesced);
-    opts.reduceOp = adjust(step.plan, tensors, opts.reduceOp, where);
+    if (auto scaled = scaled_in_sum(step.plan, tensors, opts.reduceOp, *step.inner, coalesced)) {
+        opts.reduceOp = *scaled;
+    } else {
+        adjust_in_place(step.plan, tensors);
+    }
     return step;
 }
 
@@ -226,15 +229,17 @@ WorkPtr BackendLofi::reduce(Tensors &tensors, const c10d::ReduceOptions &opts)
 
     auto local = opts;
     local.rootRank = step.plan.root;
-    const auto where = where_scaled(step.plan, tensors, opts.reduceOp, *step.inner, false);
-    // A reduce writes to the root's tensor only, so the others' must not be scaled in place.
     Tensors inputs = tensors;
-    if (step.plan.adjust != LOFI_ADJUST_NONE && where == Scaled::in_place &&
-        rank_ != opts.rootRank) {
+    if (auto scaled = scaled_in_sum(step.plan, tensors, opts.reduceOp, *step.inner, false)) {
+        local.reduceOp = *scaled;
+        return issued(step, step.inner->reduce(inputs, local));
+    }
+    // A reduce writes to the root's tensor only, so the others' must not be scaled in place.
+    if (step.plan.adjust != LOFI_ADJUST_NONE && rank_ != opts.rootRank) {
         for (auto &input : inputs)
             input = input.clone();
     }
-    local.reduceOp = adjust(step.plan, inputs, opts.reduceOp, where);
+    adjust_in_place(step.plan, inputs);
     return issued(step, step.inner->reduce(inputs, local));
 }
 
