@@ -19,7 +19,7 @@ import torch
 import torch.serialization
 
 from lofi import _content, _world
-from lofi._content import save, tensors_of, with_tensors
+from lofi._content import load_pickled, save, tensors_of, with_tensors
 from lofi._hooks.patch import when_imported, wrap
 from lofi._log import log, say
 from lofi._native import _C
@@ -242,16 +242,13 @@ def _same(of_file: torch.Tensor, own: torch.Tensor) -> bool:
 
 
 def _load(path: str) -> tuple[Any, dict[str, str] | None]:
-    import argparse
-
     try:
         if path.endswith(".safetensors"):
             from safetensors import safe_open
 
             with safe_open(path, "pt") as file:
                 return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True), None
+        return load_pickled(path), None
     except Exception as error:
         _files.unreadable.add(path)
         told = str(error).split("\n")[0]

@@ -1,14 +1,23 @@
 # SPDX-License-Identifier: MIT
 """What checkpoints hold: tensors in nested dicts, lists and tuples; and files written whole."""
 
+import argparse
 import os
 import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 import torch
+import torch.serialization
 
 is_saving = False  # this module writes: the watch over the script's own files looks away
+
+
+def load_pickled(path: str) -> Any:
+    """A file of torch.save, mapped, and without running code that it holds."""
+    # DeiT's files hold its arguments.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
 
 
 def tensors_of(

@@ -8,7 +8,6 @@ through dicts, lists and tuples ("model.fc.bias", "optimizer.state.0.exp_avg"); 
 comes from the first file.
 """
 
-import argparse
 import os
 import re
 import tempfile
@@ -16,9 +15,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.serialization
 
-from lofi._content import save, tensors_of, with_tensors
+from lofi._content import load_pickled, save, tensors_of, with_tensors
 from lofi._native import _C
 
 INTEGERS = ("equal", "first")
@@ -109,14 +107,13 @@ def _refuse_target(target: str, inputs: list[str], force: bool, kind: str) -> No
 
 
 def _load(path: str) -> Any:
-    with torch.serialization.safe_globals([argparse.Namespace]):  # which DeiT's files hold
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except FileNotFoundError:
-            raise
-        except Exception as error:
-            told = str(error).split("\n")[0]
-            raise ValueError(f"lofi: {path} can't be read safely: {told}") from error
+    try:
+        return load_pickled(path)
+    except FileNotFoundError:
+        raise
+    except Exception as error:
+        told = str(error).split("\n")[0]
+        raise ValueError(f"lofi: {path} can't be read safely: {told}") from error
 
 
 def _average_pickled(
@@ -139,7 +136,7 @@ def _average_pickled(
     averaged: dict[tuple, torch.Tensor] = {}  # by where the data lie in all files: tied ones once
     put: dict[str, torch.Tensor] = {}
     for name, tensor in found[0].items():
-        if (only and not re.search(only, name)) or (skip and re.search(skip, name)):
+        if not _is_selected(name, only, skip):
             continue
         same = [_tensor_of(name, tensor, of, at) for of, at in zip(found, labels, strict=True)]
         if not _has_mean(tensor):
@@ -152,6 +149,10 @@ def _average_pickled(
         put[name] = averaged[key]
     _refuse_missing(found, labels, only, skip)
     return with_tensors(contents[0], put)
+
+
+def _is_selected(name: str, only: str | None, skip: str | None) -> bool:
+    return bool((not only or re.search(only, name)) and not (skip and re.search(skip, name)))
 
 
 def _has_mean(tensor: torch.Tensor) -> bool:
@@ -201,8 +202,7 @@ def _refuse_missing(
 ) -> None:
     for tensors, path in zip(found, paths, strict=True):
         for name in tensors:
-            selected = (not only or re.search(only, name)) and not (skip and re.search(skip, name))
-            if selected and name not in found[0]:
+            if name not in found[0] and _is_selected(name, only, skip):
                 raise ValueError(f"lofi: {paths[0]} has no tensor {name}, {path} has")
 
 
