@@ -8,7 +8,6 @@ TCP payload (95.6 % of the rate of whole Ethernet frames). Writes bench/out/aver
 """
 
 import argparse
-import csv
 import json
 import statistics
 import sys
@@ -18,6 +17,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+import two_groups
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests" / "cluster"))
@@ -25,10 +25,6 @@ from netns import Cluster, requires_root_and_netns  # noqa: E402
 
 WORKER = HERE.parent / "tests" / "cluster" / "workers" / "average.py"
 TCP_SHARE = 0.956
-FIELDS = [
-    "dtype", "million", "mbit", "limit_s", "average_s", "average_over_limit", "loop_s",
-    "loop_over_average", "payload_over_model", "wire_over_model",
-]  # fmt: skip
 
 
 def measure(cluster: Cluster, million: float, dtype: str, mbit: float) -> dict[str, object]:
@@ -91,19 +87,15 @@ def main() -> None:
         print(f"bench/average.py: skipped: {reason}")
         return
     out = HERE / "out"
-    out.mkdir(exist_ok=True)
     rows = []
     with Cluster(nodes=2, mbit=options.mbit) as cluster:
         for dtype in options.dtypes:
             for _ in range(options.runs):
                 rows.append(measure(cluster, options.million, dtype, options.mbit))
                 print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
-    with open(out / "average.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, FIELDS)
-        writer.writeheader()
-        writer.writerows(rows)
+    two_groups.write_csv(rows, out / "average.csv")
     plot(rows, out / "average.png")
-    print(f"wrote {out / 'average.csv'} and average.png")
+    print(f"wrote {out / 'average.png'}")
 
 
 if __name__ == "__main__":
