@@ -814,18 +814,21 @@ typedef struct lofi_average_report {
  *              All others (FNUZ, E8M0, F6, F4) have to be equal.
  *   Names      The first input and every other (and the base) have the same selected tensors, with
  *              the same shapes, in whatever files. What is not selected comes from the first, as it
- *              is, and may be missing elsewhere.
+ *              is, and may be missing elsewhere. If `only` or `skip` is given, it has to leave one.
  *   Files      Tensors stay in the order and files of the first input; if their sizes change, the
  *              largest elements come first, so that data stay aligned. A folder also gets a copy of
  *              the first folder's other files (config, tokenizer: regular, not hidden, no weights in
- *              other formats, up to 64 MiB each).
- *   Metadata   The first's entries, "format": "pt" if it has none, and lofi.version, lofi.inputs, lofi.weights, lofi.base,
- *              lofi.alpha, lofi.sha256 as text in JSON.
+ *              other formats, up to 64 MiB each; the log names others that are not copied). Where a
+ *              config.json there names the dtype of the weights, it gets `dtype`.
+ *   Metadata   The first's entries, "format": "pt" if it has none, and lofi.version, lofi.inputs,
+ *              lofi.weights, lofi.base, lofi.alpha, lofi.sha256 as text in JSON.
  *   Output     Appears under its name when it is complete: it is written beside it, under a name
  *              that begins with ".lofi-", and renamed. After an error there is nothing, and what was
  *              there before is untouched; a process that is killed leaves the hidden one. With
- *              `force` an older folder is replaced as a whole: its safetensors files and index go,
- *              what else lies in it stays. An input is never replaced.
+ *              `force` a folder is exchanged with an older one in one step. Then the older one's
+ *              safetensors files and index, and what the new one has too, are removed, and the rest
+ *              is moved to the new one; if that fails, or the process is killed there, the rest is
+ *              in the hidden folder, which the error names. An input is never replaced.
  *   Memory     A few MiB for each thread, however large the files, and their headers.
  *
  * LOFI_INVALID for options, and for checkpoints that do not fit together (names the tensor and both
@@ -834,6 +837,9 @@ typedef struct lofi_average_report {
  */
 lofi_status lofi_average_files(const lofi_average_files_options *options,
                                lofi_average_report *report);
+
+/* LOFI_INVALID if the options by themselves are wrong, whatever is in the files; opens none. */
+lofi_status lofi_average_files_check(const lofi_average_files_options *options);
 
 #ifdef __cplusplus
 }

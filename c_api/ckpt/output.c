@@ -209,13 +209,13 @@ lofi_status lofi__output_create(struct lofi__place_on_disk *disk)
     return st;
 }
 
-static lofi_status sync_path(const char *path)
+static lofi_status sync_path(const struct lofi__place_on_disk *disk, const char *path)
 {
     const int fd = open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0) return lofi__path_failed(path, "can't be opened");
-    const int failed = fsync(fd) != 0;
-    lofi_status st = failed ? lofi__path_failed(path, "can't be brought to the disk") : LOFI_OK;
-    close(fd);
+    const int is_synced = fd >= 0 && fsync(fd) == 0;
+    lofi_status st =
+        is_synced ? LOFI_OK : lofi__path_failed(disk->final, "can't be brought to the disk");
+    if (fd >= 0) close(fd);
     return st;
 }
 
@@ -223,14 +223,19 @@ lofi_status lofi__output_add(struct lofi__place_on_disk *disk, const char *name,
                              size_t bytes)
 {
     char *path = lofi__path_join(disk->temporary, name);
-    if (path == NULL) return LOFI_NO_MEMORY;
-    const int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    lofi_status st = fd < 0 ? lofi__path_failed(path, "can't be made")
-                            : lofi__file_write(fd, path, text, bytes, 0);
-    if (fd >= 0 && close(fd) != 0 && st == LOFI_OK)
-        st = lofi__path_failed(path, "can't be written");
-    if (st == LOFI_OK && disk->plan->options->fsync) st = sync_path(path);
+    char *shown = lofi__path_join(disk->final, name);
+    lofi_status st = path != NULL && shown != NULL ? LOFI_OK : LOFI_NO_MEMORY;
+
+    if (st == LOFI_OK) {
+        const int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        st = fd < 0 ? lofi__path_failed(shown, "can't be made")
+                    : lofi__file_write(fd, shown, text, bytes, 0);
+        if (fd >= 0 && close(fd) != 0 && st == LOFI_OK)
+            st = lofi__path_failed(shown, "can't be written");
+    }
+    if (st == LOFI_OK && disk->plan->options->fsync) st = sync_path(disk, path);
     lofi__mem_destroy(path);
+    lofi__mem_destroy(shown);
     return st;
 }
 
@@ -245,32 +250,43 @@ static lofi_status close_files(struct lofi__place_on_disk *disk)
         disk->fds[i] = -1;
         if (close(fd) != 0) return lofi__path_failed(disk->final, "can't be written");
     }
-    return is_synced && disk->plan->is_folder ? sync_path(disk->temporary) : LOFI_OK;
+    return is_synced && disk->plan->is_folder ? sync_path(disk, disk->temporary) : LOFI_OK;
 }
 
-/* The old folder gets the temporary name; then what is not of a checkpoint goes back. */
+/* Where the file system can't exchange, there is no output for a moment. The new folder gets its
+ * name, the old one what was the temporary one's. */
+static lofi_status exchange(struct lofi__place_on_disk *disk)
+{
+    if (renameat2(AT_FDCWD, disk->temporary, AT_FDCWD, disk->final, RENAME_EXCHANGE) == 0)
+        return LOFI_OK;
+    if (errno != EINVAL && errno != ENOSYS)
+        return lofi__path_failed(disk->final, "can't be replaced");
+    char *aside = lofi__text_create("%s-old", disk->temporary);
+    if (aside == NULL) return LOFI_NO_MEMORY;
+    if (rename(disk->final, aside) != 0 || rename(disk->temporary, disk->final) != 0) {
+        lofi_status st = lofi__path_failed(disk->final, "can't be replaced");
+        rename(aside, disk->final);
+        lofi__mem_destroy(aside);
+        return st;
+    }
+    lofi__mem_destroy(disk->temporary);
+    disk->temporary = aside;
+    return LOFI_OK;
+}
+
 static lofi_status replace_folder(struct lofi__place_on_disk *disk)
 {
-    if (renameat2(AT_FDCWD, disk->temporary, AT_FDCWD, disk->final, RENAME_EXCHANGE) != 0) {
-        if (errno != EINVAL && errno != ENOSYS)
-            return lofi__path_failed(disk->final, "can't be replaced");
-        /* The file system can't exchange: for a moment there is no output. */
-        char *aside = lofi__text_create("%s-old", disk->temporary);
-        if (aside == NULL) return LOFI_NO_MEMORY;
-        if (rename(disk->final, aside) != 0 || rename(disk->temporary, disk->final) != 0) {
-            lofi_status st = lofi__path_failed(disk->final, "can't be replaced");
-            rename(aside, disk->final);
-            lofi__mem_destroy(aside);
-            return st;
-        }
-        lofi__mem_destroy(disk->temporary);
-        disk->temporary = aside;
+    lofi_status st = exchange(disk);
+    if (st != LOFI_OK) return st;
+    st = lofi__folder_merge(disk->temporary, disk->final);
+    if (st != LOFI_OK) {
+        char *why = lofi__text_create("%s", lofi_last_error());
+        lofi_set_error("%s: the average is complete, but what was there before is in %s still: %s",
+                       disk->final, disk->temporary, why != NULL ? why : "out of memory");
+        lofi__mem_destroy(why);
     }
-    lofi_status st = lofi__folder_keep_others(disk->temporary, disk->final);
-    if (st != LOFI_OK) { /* the average is there, and nothing is lost */
-        lofi__mem_destroy(disk->temporary);
-        disk->temporary = NULL;
-    }
+    lofi__mem_destroy(disk->temporary); /* it is gone, or has what may not be lost */
+    disk->temporary = NULL;
     return st;
 }
 
@@ -296,7 +312,7 @@ lofi_status lofi__output_commit(struct lofi__place_on_disk *disk)
     if (st != LOFI_OK) return st;
     st = is_exchange ? replace_folder(disk) : rename_new(disk);
     if (st == LOFI_OK && disk->plan->is_folder) st = set_mode(disk, disk->final, 0);
-    if (st == LOFI_OK && disk->plan->options->fsync) st = sync_path(disk->parent);
+    if (st == LOFI_OK && disk->plan->options->fsync) st = sync_path(disk, disk->parent);
     return st;
 }
 

@@ -30,10 +30,11 @@ lofi_status lofi__output_commit(struct lofi__place_on_disk *disk);
 void lofi__output_discard(struct lofi__place_on_disk *disk);
 
 /* folder.c: copies the first folder's other files; removes a folder with the files in it; moves
- * what the new folder lacks, and is no checkpoint, from the old one. */
+ * what the new folder lacks, and is no checkpoint, from the old one, and removes that. After an
+ * error what was not moved is in the old one still. */
 int lofi__folder_is_empty(const char *path);
 lofi_status lofi__folder_copy_others(struct lofi__place_on_disk *disk);
 void lofi__folder_remove(const char *path);
-lofi_status lofi__folder_keep_others(const char *old, const char *new);
+lofi_status lofi__folder_merge(const char *old, const char *new);
 
 #endif /* LOFI_CKPT_OUTPUT_H */

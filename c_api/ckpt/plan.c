@@ -135,8 +135,11 @@ static lofi_status check_rest(const struct lofi__plan *plan,
         const lofi_checkpoint *c = plan->sources[s];
         for (uint64_t i = 0; i < c->count; i++) {
             const char *name = c->tensors[i].entry->name;
+            int is_selected;
             if (lofi__checkpoint_find(plan->sources[0], name) != NULL) continue;
-            if (!lofi__selection_has(selection, name)) continue;
+            lofi_status st = lofi__selection_has(selection, name, &is_selected);
+            if (st != LOFI_OK) return st;
+            if (!is_selected) continue;
             lofi_set_error("the tensor '%.200s' of %s is not in %s", name, c->tensors[i].file->path,
                            plan->sources[0]->path);
             return LOFI_INVALID;
@@ -145,9 +148,19 @@ static lofi_status check_rest(const struct lofi__plan *plan,
     return LOFI_OK;
 }
 
+/* A slip in an expression would make a copy of the first input. */
+static lofi_status refuse_selection(const struct lofi__plan *plan)
+{
+    const char *only = plan->options->only, *skip = plan->options->skip;
+    lofi_set_error("%s: none of its tensors is selected: only is '%.200s', skip is '%.200s'",
+                   plan->sources[0]->path, only != NULL ? only : "", skip != NULL ? skip : "");
+    return LOFI_INVALID;
+}
+
 static lofi_status create_jobs(struct lofi__plan *plan, const struct lofi__selection *selection)
 {
     const lofi_checkpoint *first = plan->sources[0];
+    uint64_t selected = 0;
 
     plan->job_count = first->count;
     plan->jobs = lofi__mem_create(first->count, sizeof *plan->jobs);
@@ -155,11 +168,42 @@ static lofi_status create_jobs(struct lofi__plan *plan, const struct lofi__selec
         lofi__mem_create(first->count, (size_t)plan->source_count * sizeof *plan->places);
     if (plan->jobs == NULL || plan->places == NULL) return LOFI_NO_MEMORY;
     for (uint64_t i = 0; i < first->count; i++) {
-        const char *name = first->tensors[i].entry->name;
-        lofi_status st = create_job(plan, i, lofi__selection_has(selection, name));
+        int is_selected;
+        lofi_status st =
+            lofi__selection_has(selection, first->tensors[i].entry->name, &is_selected);
+        if (st == LOFI_OK) st = create_job(plan, i, is_selected);
         if (st != LOFI_OK) return st;
+        selected += (uint64_t)is_selected;
     }
-    return check_rest(plan, selection);
+    lofi_status st = check_rest(plan, selection);
+    if (st != LOFI_OK || selected > 0 || !(selection->has_only || selection->has_skip)) return st;
+    return refuse_selection(plan);
+}
+
+/* All that can be said of the options by themselves. */
+static lofi_status read_options(struct lofi__plan *plan, struct lofi__selection *selection)
+{
+    const lofi_average_files_options *o = plan->options;
+
+    *selection = (struct lofi__selection){0};
+    lofi_status st = check_options(o);
+    if (st == LOFI_OK) st = lofi__mean_weights(o->weights, o->input_count, &plan->weight_sum);
+    if (st != LOFI_OK) return st;
+    if (o->dtype != NULL) {
+        plan->kind = lofi__kind_parse(o->dtype);
+        if (plan->kind == NULL) return LOFI_INVALID;
+    }
+    return lofi__selection_create(o->only, o->skip, selection);
+}
+
+lofi_status lofi_average_files_check(const lofi_average_files_options *options)
+{
+    struct lofi__plan plan = {.options = options};
+    struct lofi__selection selection;
+
+    lofi_status st = read_options(&plan, &selection);
+    lofi__selection_clear(&selection);
+    return st;
 }
 
 lofi_status lofi__plan_create(const lofi_average_files_options *options, struct lofi__plan *plan)
@@ -167,15 +211,7 @@ lofi_status lofi__plan_create(const lofi_average_files_options *options, struct 
     struct lofi__selection selection;
 
     *plan = (struct lofi__plan){.options = options};
-    lofi_status st = check_options(options);
-    if (st == LOFI_OK)
-        st = lofi__mean_weights(options->weights, options->input_count, &plan->weight_sum);
-    if (st != LOFI_OK) return st;
-    if (options->dtype != NULL) {
-        plan->kind = lofi__kind_parse(options->dtype);
-        if (plan->kind == NULL) return LOFI_INVALID;
-    }
-    st = lofi__selection_create(options->only, options->skip, &selection);
+    lofi_status st = read_options(plan, &selection);
     if (st == LOFI_OK) st = open_sources(plan);
     if (st == LOFI_OK) st = create_jobs(plan, &selection);
     lofi__selection_clear(&selection);

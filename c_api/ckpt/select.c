@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "ckpt/select.h"
 
-#include <string.h>
-
 static lofi_status compile(const char *expression, const char *name, regex_t *regex)
 {
     char text[256];
@@ -16,7 +14,7 @@ static lofi_status compile(const char *expression, const char *name, regex_t *re
 lofi_status lofi__selection_create(const char *only, const char *skip,
                                    struct lofi__selection *selection)
 {
-    memset(selection, 0, sizeof *selection);
+    *selection = (struct lofi__selection){0};
     lofi_status st = only != NULL ? compile(only, "only", &selection->only) : LOFI_OK;
     if (st != LOFI_OK) return st;
     selection->has_only = only != NULL;
@@ -32,8 +30,25 @@ void lofi__selection_clear(struct lofi__selection *selection)
     selection->has_only = selection->has_skip = 0;
 }
 
-int lofi__selection_has(const struct lofi__selection *selection, const char *name)
+/* Long expressions and names take memory of the C library. */
+static lofi_status search(const regex_t *regex, const char *name, int *is_found)
 {
-    if (selection->has_only && regexec(&selection->only, name, 0, NULL, 0) != 0) return 0;
-    return !selection->has_skip || regexec(&selection->skip, name, 0, NULL, 0) != 0;
+    const int error = regexec(regex, name, 0, NULL, 0);
+    *is_found = error == 0;
+    if (error == 0 || error == REG_NOMATCH) return LOFI_OK;
+    lofi_set_error("out of memory for a regular expression and the tensor '%.200s'", name);
+    return LOFI_NO_MEMORY;
+}
+
+lofi_status lofi__selection_has(const struct lofi__selection *selection, const char *name,
+                                int *is_selected)
+{
+    int is_skipped = 0;
+    lofi_status st = LOFI_OK;
+
+    *is_selected = 1;
+    if (selection->has_only) st = search(&selection->only, name, is_selected);
+    if (selection->has_skip && st == LOFI_OK) st = search(&selection->skip, name, &is_skipped);
+    if (is_skipped) *is_selected = 0;
+    return st;
 }

@@ -16,6 +16,7 @@ struct lofi__selection {
 lofi_status lofi__selection_create(const char *only, const char *skip,
                                    struct lofi__selection *selection);
 void lofi__selection_clear(struct lofi__selection *selection);
-int lofi__selection_has(const struct lofi__selection *selection, const char *name);
+lofi_status lofi__selection_has(const struct lofi__selection *selection, const char *name,
+                                int *is_selected);
 
 #endif /* LOFI_CKPT_SELECT_H */

@@ -161,6 +161,7 @@ static int take_option(struct arguments *a, int option, char *value)
 {
     lofi_average_files_options *o = &a->options;
     char *end;
+    long threads;
 
     switch (option) {
     case 'o':
@@ -195,9 +196,10 @@ static int take_option(struct arguments *a, int option, char *value)
             return misuse_value("shard-size", value, "give a size such as 5GB, 500MB or 2GiB");
         break;
     case 'j':
-        o->threads = (int)strtol(value, &end, 10);
-        if (*end != '\0' || o->threads < 1 || o->threads > 4096)
-            return misuse_value("threads", value, "give a number from 1 on");
+        threads = strtol(value, &end, 10);
+        if (*end != '\0' || threads < 1 || threads > 4096)
+            return misuse_value("threads", value, "give a number from 1 to 4096");
+        o->threads = (int)threads;
         break;
     case 'f':
         o->force = 1;
@@ -328,6 +330,8 @@ int cli_average(int argc, char **argv)
         code = cli_misuse("average", "--weights is '%s': give %d numbers with commas between them",
                           a.weights, a.options.input_count);
     if (a.weights != NULL) a.options.weights = weights;
+    if (code == CLI_DONE && lofi_average_files_check(&a.options) != LOFI_OK)
+        code = cli_misuse("average", "%s", lofi_last_error());
     if (code == CLI_DONE) code = run(&a);
     free(weights);
     return code;

@@ -309,6 +309,23 @@ def test_transformers(tmp_path, shard_size):
             assert torch.equal(((a.double() + b.double()) / 2).float(), mean)
 
 
+def mount(disk):
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(disk)], capture_output=True
+    )
+    if mounted.returncode != 0:
+        pytest.skip("mounting a small disk takes root")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    disk = tmp_path / "disk"
+    mount(disk)
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
 # ---- what is refused ----
 
 
@@ -340,13 +357,20 @@ def test_options_are_named(runs, tmp_path):
     out = ["-o", tmp_path / "out.safetensors"]
     assert "weights" in refused(tmp_path, *paths, *out, "-w", "1", code=2)
     assert "weights" in refused(tmp_path, *paths, *out, "-w", "1,2,3", code=2)
-    assert "weight 1 is -2" in refused(tmp_path, *paths, *out, "-w", "1,-2")
-    assert "add up to 0" in refused(tmp_path, *paths, *out, "-w", "0,0")
-    assert "regular expression" in refused(tmp_path, *paths, *out, "--only", "(")
-    assert "float7" in refused(tmp_path, *paths, *out, "--dtype", "float7")
+    assert "weight 1 is -2" in refused(tmp_path, *paths, *out, "-w", "1,-2", code=2)
+    assert "weight 0 is inf" in refused(tmp_path, *paths, *out, "-w", "inf,1", code=2)
+    assert "add up to 0" in refused(tmp_path, *paths, *out, "-w", "0,0", code=2)
+    assert "regular expression" in refused(tmp_path, *paths, *out, "--only", "(", code=2)
+    assert "float7" in refused(tmp_path, *paths, *out, "--dtype", "float7", code=2)
+    for threads in ("0", "-1", "4294967297", "two", ""):
+        assert "threads" in refused(tmp_path, *paths, *out, "-j", threads, code=2)
     assert "--base" in refused(tmp_path, *paths, *out, "--alpha", "1", code=2)
     assert "--alpha" in refused(tmp_path, *paths, *out, "--base", paths[0], code=2)
-    assert "finite" in refused(tmp_path, *paths, *out, "--base", paths[0], "--alpha", "nan")
+    base = ["--base", paths[0], "--alpha", "nan"]
+    assert "finite" in refused(tmp_path, *paths, *out, *base, code=2)
+    for selection in (["--only", "lm_head"], ["--skip", "."], ["--only", "a", "--skip", "^[abns]"]):
+        told = refused(tmp_path, *paths, *out, *selection)
+        assert "none of its tensors is selected" in told and selection[-1] in told
     assert "-o OUT" in refused(tmp_path, *paths, code=2)
     assert "no checkpoint" in refused(tmp_path, *out, code=2)
     assert "shard-size" in refused(tmp_path, *paths, *out, "--shard-size", "5 apples", code=2)
@@ -448,6 +472,87 @@ def test_folder_is_replaced_as_a_whole(tmp_path):
     assert not list(tmp_path.glob(".lofi-*"))
 
 
+def test_what_can_not_be_moved_is_not_lost(runs, tmp_path):
+    inputs = [run_of(i, "F32") for i in range(2)]
+    paths = runs(inputs)
+    out = tmp_path / "out"
+    out.mkdir()
+    mount(out / "disk")
+    (out / "disk" / "data").write_text("mine")
+    done = lofi("average", *paths, "-o", out, "-f", "--shard-size", "1GB", check=False)
+    (hidden,) = tmp_path.glob(".lofi-*")
+    kept = (hidden / "disk" / "data").read_text()
+    subprocess.run(["umount", hidden / "disk"], check=True)
+    assert done.returncode == 1 and kept == "mine"
+    assert "the average is complete" in done.stderr and hidden.name in done.stderr
+    check(read(out), inputs)
+
+
+def test_links_beside_the_model(tmp_path):
+    """A launcher's folder has links to logs and to what is gone: no reason to fail."""
+    inputs = [run_of(i, "F32") for i in range(2)]
+    for i, tensors in enumerate(inputs):
+        write_shards(tmp_path / f"run{i}", [tensors])
+    (tmp_path / "secret").write_text("outside")
+    first = tmp_path / "run0"
+    (first / "config.json").write_text("{}")
+    (first / "latest").symlink_to("config.json")
+    (first / "gone").symlink_to("nowhere")
+    (first / "log").symlink_to(tmp_path / "secret")
+    (first / "loop").symlink_to("loop")
+    with open(first / "vocab.txt", "wb") as file:
+        file.truncate((64 << 20) + 1)
+    out = tmp_path / "out"
+    done = lofi("average", first, tmp_path / "run1", "-o", out)
+    check(read(out), inputs)
+    names = {p.name for p in out.iterdir()}
+    assert {"config.json", "latest"} <= names and not {"gone", "log", "loop", "vocab.txt"} & names
+    for name in ("gone", "log", "loop", "vocab.txt"):
+        assert f"{first}/{name}" in done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("options", [[], ["--shard-size", "1GB"], ["--shard-size", "7.9kB"]])
+def test_index_of_any_name(tmp_path, options):
+    inputs = [run_of(i, "F32") for i in range(2)]
+    indices = []
+    for i, tensors in enumerate(inputs):
+        names = list(tensors)
+        folder = tmp_path / f"run{i}"
+        write_shards(folder, [{n: tensors[n] for n in part} for part in (names[:2], names[2:])])
+        indices.append(folder / "my.index.json")
+        (folder / "model.safetensors.index.json").rename(indices[-1])
+        (folder / "config.json").write_text("{}")
+    out = tmp_path / "out"
+    lofi("average", *indices, "-o", out, *options)
+    if not options:
+        (out / "my.index.json").rename(out / "model.safetensors.index.json")
+    assert not (out / "my.index.json").exists() and (out / "config.json").exists()
+    check(read(out), inputs)
+
+
+def test_config_names_the_dtype(tmp_path):
+    inputs = [run_of(i, "BF16") for i in range(2)]
+    config = {
+        "torch_dtype": "bfloat16", "eps": 1e-05, "name": "b\u00e9",
+        "text_config": {"dtype": "bfloat16"},
+        "quantization_config": {"dtype": "uint8"}, "dtype": None, "layers": [1, 2],
+    }  # fmt: skip
+    for i, tensors in enumerate(inputs):
+        write_shards(tmp_path / f"run{i}", [tensors])
+    text = json.dumps(config)
+    (tmp_path / "run0" / "config.json").write_text(text)
+    paths = [tmp_path / "run0", tmp_path / "run1"]
+    lofi("average", *paths, "-o", tmp_path / "same")
+    assert (tmp_path / "same" / "config.json").read_text() == text
+    lofi("average", *paths, "-o", tmp_path / "wide", "--dtype", "fp32")
+    told = json.loads((tmp_path / "wide" / "config.json").read_text())
+    config["torch_dtype"] = config["text_config"]["dtype"] = "float32"
+    assert told == config
+    (tmp_path / "run0" / "config.json").write_text("no JSON")
+    lofi("average", *paths, "-o", tmp_path / "odd", "--dtype", "fp32")
+    assert (tmp_path / "odd" / "config.json").read_text() == "no JSON"
+
+
 # ---- what goes wrong meanwhile ----
 
 
@@ -461,14 +566,15 @@ def large(tmp_path):
     return paths
 
 
+@pytest.mark.parametrize("option", ["--verify", "--sha256"])
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_killed(large, tmp_path, number):
+def test_killed(large, tmp_path, number, option):
     out = tmp_path / "out.safetensors"
     out.write_text("old")
     killed = 0
     for delay in (0.01, 0.02, 0.05, 0.1):
         process = subprocess.Popen(
-            [ck.LOFI, "average", *large, "-o", out, "-f", "-j", "1", "--verify"],
+            [ck.LOFI, "average", *large, "-o", out, "-f", "-j", "1", option],
             stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             # A shell that starts these tests in the background has SIGINT ignored.
             preexec_fn=lambda: signal.signal(number, signal.SIG_DFL) if number != 9 else None,
@@ -483,19 +589,6 @@ def test_killed(large, tmp_path, number):
         if number != signal.SIGKILL:
             assert not list(tmp_path.glob(".lofi-*"))
     assert killed > 0
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(disk)], capture_output=True
-    )
-    if mounted.returncode != 0:
-        pytest.skip("mounting a small disk takes root")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_full_disk(runs, tmp_path, small_disk):
