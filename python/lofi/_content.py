@@ -38,6 +38,8 @@ def tensors_of(
 
 def with_tensors(value: Any, put: dict[str, torch.Tensor], name: str = "") -> Any:
     """`value` with the tensors of these names replaced; dicts and lists are changed in place."""
+    if isinstance(value, torch.nn.Parameter) and name in put:
+        return torch.nn.Parameter(put[name], value.requires_grad)
     if isinstance(value, torch.Tensor):
         return put.get(name, value)
     dot = f"{name}." if name else ""
@@ -46,8 +48,9 @@ def with_tensors(value: Any, put: dict[str, torch.Tensor], name: str = "") -> An
             value[key] = with_tensors(value[key], put, f"{dot}{key}")
     elif isinstance(value, list):
         value[:] = [with_tensors(entry, put, f"{dot}{i}") for i, entry in enumerate(value)]
-    elif type(value) is tuple:
-        value = tuple(with_tensors(entry, put, f"{dot}{i}") for i, entry in enumerate(value))
+    elif type(value) is tuple or hasattr(value, "_fields"):
+        entries = [with_tensors(entry, put, f"{dot}{i}") for i, entry in enumerate(value)]
+        value = type(value)(*entries) if hasattr(value, "_fields") else tuple(entries)
     return value
 
 

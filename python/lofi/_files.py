@@ -20,6 +20,12 @@ from lofi._content import load_pickled, save, tensors_of, with_tensors
 from lofi._native import _C
 
 INTEGERS = ("equal", "first")
+# What `lofi average --dtype` takes, in torch's spelling.
+DTYPES = {
+    "f64": "float64", "fp64": "float64", "f32": "float32", "fp32": "float32",
+    "f16": "float16", "fp16": "float16", "bf16": "bfloat16",
+    "f8_e4m3": "float8_e4m3fn", "fp8": "float8_e4m3fn", "f8_e5m2": "float8_e5m2",
+}  # fmt: skip
 
 
 def average_checkpoints(
@@ -31,7 +37,7 @@ def average_checkpoints(
     alpha: float | None = None,
     only: str | None = None,
     skip: str | None = None,
-    dtype: str | None = None,
+    dtype: str | torch.dtype | None = None,
     integers: str = "equal",
     force: bool = False,
 ) -> None:
@@ -43,9 +49,10 @@ def average_checkpoints(
 
     weights: one for each path; equal by default.
     base, alpha: (1 - alpha) * base + alpha * average, also rounded once. One needs the other.
-    only, skip: regular expressions searched in the names of tensors; what is not selected comes
-        from the first path.
-    dtype: of the output's floating-point tensors ("bfloat16", ...); by default each one's own.
+    only, skip: regular expressions searched in the names of tensors (POSIX extended ones for
+        safetensors, else Python's); what is not selected comes from the first path.
+    dtype: of the output's real floating-point tensors (torch.bfloat16, "bfloat16" or "bf16", ...);
+        by default each one's own.
     integers: "equal", integers and booleans that differ are an error, or "first".
     force: replace an output that exists.
     ValueError, FileExistsError or RuntimeError say what is wrong; nothing is written then.
@@ -60,6 +67,9 @@ def average_checkpoints(
     if (base is None) != (alpha is None):
         raise ValueError("lofi: base and alpha belong together: give both, or neither")
     alpha = 1.0 if alpha is None else alpha
+    if dtype is not None:
+        word = str(dtype).removeprefix("torch.")
+        dtype = DTYPES.get(word.lower(), word.lower())
     target, origin = os.fspath(out), None if base is None else os.fspath(base)
     how = {"weights": weights, "alpha": alpha, "only": only, "skip": skip, "dtype": dtype}
     first = kind_of(names[0])
@@ -133,6 +143,11 @@ def _average_pickled(
     labels = labels or paths
     contents = [_load(path) for path in paths]
     found = [_named(content, label) for content, label in zip(contents, labels, strict=True)]
+    if not any(_is_selected(name, only, skip) for name in found[0]) and (only or skip):
+        raise ValueError(
+            f"lofi: {labels[0]}: none of its tensors is selected: "
+            f"only is {only!r}, skip is {skip!r}"
+        )
     averaged: dict[tuple, torch.Tensor] = {}  # by where the data lie in all files: tied ones once
     put: dict[str, torch.Tensor] = {}
     for name, tensor in found[0].items():
@@ -224,10 +239,10 @@ def _average(
     alpha: float,
     dtype: str | None,
 ) -> torch.Tensor:
-    kinds = {tensor.is_complex() for tensor in tensors}
-    if len(kinds) > 1 or (True in kinds and (dtype or len({t.dtype for t in tensors}) > 1)):
+    is_complex = any(tensor.is_complex() for tensor in tensors)
+    if is_complex and len({tensor.dtype for tensor in tensors}) > 1:
         raise ValueError(f"lofi: {name} is complex: its dtype must be the same everywhere")
-    wanted = getattr(torch, dtype, None) if dtype else tensors[0].dtype
+    wanted = getattr(torch, dtype, None) if dtype and not is_complex else tensors[0].dtype
     if not isinstance(wanted, torch.dtype) or not (wanted.is_floating_point or wanted.is_complex):
         raise ValueError(f"lofi: dtype is {dtype!r}; use a name such as 'bfloat16'")
     out = torch.empty(tensors[0].shape, dtype=wanted)

@@ -253,6 +253,7 @@ def test_what_a_review_found(tmp_path):
         (["float"], {"base": tmp_path / "float.pt"}, "base and alpha belong together"),
         (["float"], {"alpha": 0.5}, "base and alpha belong together"),
         (["float"], {"weights": [-1]}, "x of .*float.pt"),
+        (["float"], {"only": "y"}, "none of its tensors is selected"),
     ):
         with pytest.raises(ValueError, match=match):
             lofi.average_checkpoints(
@@ -260,10 +261,23 @@ def test_what_a_review_found(tmp_path):
             )
         assert not (tmp_path / "p.pt").exists()
 
+    for dtype in (torch.bfloat16, "bf16", "BF16", "bfloat16"):
+        lofi.average_checkpoints(
+            [tmp_path / "float.pt"], tmp_path / "p.pt", dtype=dtype, force=True
+        )
+        assert load(tmp_path / "p.pt")["x"].dtype == torch.bfloat16
+    parameter = torch.nn.Parameter(torch.ones(2), requires_grad=False)
+    torch.save({"x": parameter, "pair": (parameter, 1)}, tmp_path / "parameter.pt")
+    lofi.average_checkpoints([tmp_path / "parameter.pt"], tmp_path / "p.pt", force=True)
+    for value in (load(tmp_path / "p.pt")["x"], load(tmp_path / "p.pt")["pair"][0]):
+        assert type(value) is torch.nn.Parameter and not value.requires_grad
+
     conjugate = torch.tensor([2 + 4j]).conj()
     torch.save({"z": conjugate}, tmp_path / "z.pt")
     lofi.average_checkpoints([tmp_path / "z.pt"] * 2, tmp_path / "zz.pt")
     assert load(tmp_path / "zz.pt")["z"].item() == 2 - 4j
+    lofi.average_checkpoints([tmp_path / "z.pt"], tmp_path / "zzz.pt", dtype="float32")
+    assert load(tmp_path / "zzz.pt")["z"].item() == 2 - 4j
 
 
 def test_folders_that_hold_inputs_are_not_replaced(tmp_path):
