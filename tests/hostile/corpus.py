@@ -183,8 +183,6 @@ def indexes() -> list[Case]:
         case("shard_link_loop", index({"w": "a.safetensors"}), "a.safetensors",
              a_safetensors="a.safetensors"),
         Case("file_link", {"model.safetensors": "../good.safetensors"}, "outside", target=""),
-        Case("config_link", {"model.safetensors": GOOD, "config.json": "/etc/passwd"},
-             "outside of its folder", target=""),
         Case("several", good | {"b.safetensors": GOOD}, "several", target=""),
         Case("no_files", {"config.json": b"{}"}, "no safetensors file", target=""),
     ]  # fmt: skip
