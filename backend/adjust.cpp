@@ -10,13 +10,12 @@
 namespace lofi {
 namespace {
 
-// The dtypes for which NCCL can multiply while it sums.
+// What NCCL can multiply while it sums.
 bool premultiplies(const at::Tensor &tensor)
 {
     const auto type = tensor.scalar_type();
-    return tensor.is_cuda() && tensor.layout() == at::kStrided &&
-           (type == at::kFloat || type == at::kDouble || type == at::kHalf ||
-            type == at::kBFloat16);
+    return tensor.layout() == at::kStrided && (type == at::kFloat || type == at::kDouble ||
+                                               type == at::kHalf || type == at::kBFloat16);
 }
 
 c10d::ReduceOp premultiplied(const lofi_plan &plan, const c10d::ReduceOp &op)
@@ -28,18 +27,19 @@ c10d::ReduceOp premultiplied(const lofi_plan &plan, const c10d::ReduceOp &op)
     return LOFI_MAKE_PREMUL_SUM(given->double_factor * factor);
 }
 
-void adjust_values(const lofi_plan &plan, at::Tensor values)
+// For all tensors at once: on CUDA that is one kernel.
+void adjust_values(const lofi_plan &plan, const std::vector<at::Tensor> &values)
 {
     switch (plan.adjust) {
     case LOFI_ADJUST_SCALE:
-        values.mul_(plan.factor);
+        at::_foreach_mul_(values, plan.factor);
         break;
     case LOFI_ADJUST_POWER:
         // A product of booleans is a logical and: more copies change nothing.
-        if (values.scalar_type() != at::kBool) values.pow_(plan.factor);
+        if (values.front().scalar_type() != at::kBool) at::_foreach_pow_(values, plan.factor);
         break;
     case LOFI_ADJUST_ZERO:
-        values.zero_();
+        at::_foreach_zero_(values);
         break;
     case LOFI_ADJUST_NONE:
         break;
@@ -55,7 +55,8 @@ std::optional<c10d::ReduceOp> scaled_in_sum(const lofi_plan &plan,
 {
     if (plan.adjust != LOFI_ADJUST_SCALE || tensors.empty()) return std::nullopt;
     const bool is_comm = dynamic_cast<const BackendComm *>(&inner) != nullptr;
-    if (!is_comm && !std::all_of(tensors.begin(), tensors.end(), premultiplies)) {
+    const bool is_nccl = inner.getBackendName() == "nccl";
+    if (!is_comm && !(is_nccl && std::all_of(tensors.begin(), tensors.end(), premultiplies))) {
         return std::nullopt;
     }
     auto scaled = premultiplied(plan, op);
@@ -65,11 +66,12 @@ std::optional<c10d::ReduceOp> scaled_in_sum(const lofi_plan &plan,
 
 void adjust_in_place(const lofi_plan &plan, std::vector<at::Tensor> &tensors)
 {
-    if (plan.adjust == LOFI_ADJUST_NONE) return;
+    if (plan.adjust == LOFI_ADJUST_NONE || tensors.empty()) return;
     at::AutoDispatchBelowADInplaceOrView below_autograd;
-    for (const auto &tensor : tensors) {
-        adjust_values(plan, tensor.is_sparse() ? tensor._values() : tensor);
-    }
+    std::vector<at::Tensor> values;
+    for (const auto &tensor : tensors)
+        values.push_back(tensor.is_sparse() ? tensor._values() : tensor);
+    adjust_values(plan, values);
 }
 
 } // namespace lofi

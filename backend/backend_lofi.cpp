@@ -80,7 +80,8 @@ BackendLofi::BackendLofi(Config config)
     : c10d::Backend(lofi_group_rank(config.group.get()), lofi_group_size(config.group.get())),
       group_(std::move(config.group)), single_(lofi_group_node_count(group_.get()) == 1),
       strict_(config.strict), coalesces_cuda_(config.coalesces_cuda),
-      inners_(std::move(config.source), single_, [this](c10d::Backend &inner) { dress(inner); }),
+      inners_(std::move(config.source), single_,
+              [this](const auto &made, auto device, auto span) { dress(made, device, span); }),
       options_(c10::make_intrusive<Options>("lofi", config.timeout))
 {
     options_->group_name = config.name;
@@ -90,11 +91,31 @@ BackendLofi::BackendLofi(Config config)
 }
 
 // Inner backends come late, so what the user set on the group meanwhile is repeated on them.
-void BackendLofi::dress(c10d::Backend &inner) const
+void BackendLofi::dress(const c10::intrusive_ptr<c10d::Backend> &inner, c10::DeviceType device,
+                        Span span)
 {
-    if (!getGroupUid().empty()) inner.setGroupUid(getGroupUid());
-    if (timeout_was_set_) inner.setTimeout(options_->timeout);
-    if (bound_device_id_) inner.setBoundDeviceId(bound_device_id_);
+    if (!getGroupUid().empty()) name(*inner, span);
+    if (timeout_was_set_) inner->setTimeout(options_->timeout);
+    if (!bound_device_id_) return;
+    inner->setBoundDeviceId(bound_device_id_);
+    if (bound_device_id_->type() == device && inner->supportsSplitting()) {
+        inners_.source().connect(inner, span, *bound_device_id_);
+    }
+}
+
+// What tells the inner backends of a group apart in logs, flight records and profiles.
+std::string BackendLofi::label_of(Span span) const
+{
+    if (single_) return "";
+    const int node = lofi_group_node_number(group_.get(), lofi_group_node_of(group_.get(), rank_));
+    return span == Span::node ? "node" + std::to_string(node) : name_of(span);
+}
+
+void BackendLofi::name(c10d::Backend &inner, Span span) const
+{
+    const auto label = label_of(span);
+    inner.setGroupUid(label.empty() ? getGroupUid() : getGroupUid() + ":" + label);
+    inner.setGroupDesc(label.empty() ? getGroupDesc() : getGroupDesc() + " (" + label + ")");
 }
 
 BackendLofi::Step BackendLofi::begin(const Call &call)
@@ -150,9 +171,10 @@ WorkPtr BackendLofi::issued(const Step &step, WorkPtr work)
 WorkPtr BackendLofi::then(const Step &step, WorkPtr work, std::function<void()> finish,
                           c10d::OpType type)
 {
-    TORCH_CHECK(!(coalescing_ && step.inner->supportsCoalescing()),
-                "lofi: a gather over nodes can't be coalesced with other collectives; issue it "
-                "outside of the coalescing manager");
+    if (coalescing_ && step.inner->supportsCoalescing()) { // it has begun when the group ends
+        coalescing_->finish.push_back(std::move(finish));
+        return work;
+    }
     return issued(step, c10::make_intrusive<WorkLofi>(std::move(work), std::move(finish), type));
 }
 
@@ -494,18 +516,34 @@ void BackendLofi::monitoredBarrier(const c10d::BarrierOptions &opts, bool wait_a
     step.inner->monitoredBarrier(opts, wait_all_ranks);
 }
 
+// The ranks of a node split its communicator together, those in none of the parts included.
 c10::intrusive_ptr<c10d::Backend> BackendLofi::split(const c10::intrusive_ptr<c10d::Store> &store,
                                                      const std::vector<int> &ranks,
                                                      const c10::intrusive_ptr<Options> &opts)
 {
-    if (std::find(ranks.begin(), ranks.end(), rank_) == ranks.end()) return nullptr;
+    const bool is_connected = bound_device_id_ && !bound_device_id_->is_cpu();
+    if (std::find(ranks.begin(), ranks.end(), rank_) == ranks.end()) {
+        if (is_connected) leave_split(*bound_device_id_);
+        return nullptr;
+    }
     std::vector<int> global_ranks;
     for (int rank : ranks) {
         TORCH_CHECK_VALUE(rank >= 0 && rank < size_, "lofi: split names rank ", rank,
                           " of a group of ", size_);
         global_ranks.push_back(lofi_group_global_rank(group_.get(), rank));
     }
-    return inners_.source().split(store, global_ranks, opts ? opts : options_);
+    auto &source = inners_.source();
+    if (!is_connected) return source.split(store, global_ranks, opts ? opts : options_, nullptr);
+    auto parent = inners_.get(bound_device_id_->type(), Span::node);
+    auto child = source.split(store, global_ranks, opts ? opts : options_, parent);
+    child->eagerConnectSingleDevice(*bound_device_id_);
+    return child;
+}
+
+void BackendLofi::leave_split(at::Device device)
+{
+    if (device.is_cpu()) return;
+    inners_.source().leave_split(inners_.get(device.type(), Span::node), device);
 }
 
 // One backend serves cpu and cuda, and c10d does not say for which it coalesces. NCCL's calls are
@@ -524,15 +562,15 @@ WorkPtr BackendLofi::endCoalescing()
     for (auto &inner : ended.started) {
         if (auto work = inner->endCoalescing()) ended.works.push_back(work);
     }
-    if (ended.works.size() == 1) return ended.works.front();
-    return c10::make_intrusive<WorkAll>(std::move(ended.works));
+    if (ended.works.size() == 1 && ended.finish.empty()) return ended.works.front();
+    return c10::make_intrusive<WorkAll>(std::move(ended.works), std::move(ended.finish));
 }
 
 uint64_t BackendLofi::getSequenceNumberForGroup()
 {
     if (!single_) return sequence_;
     auto existing = inners_.existing();
-    return existing.empty() ? 0 : existing.front()->getSequenceNumberForGroup();
+    return existing.empty() ? 0 : existing.front().backend->getSequenceNumberForGroup();
 }
 
 void BackendLofi::setTimeout(std::chrono::milliseconds timeout)
@@ -540,37 +578,37 @@ void BackendLofi::setTimeout(std::chrono::milliseconds timeout)
     options_->timeout = timeout;
     timeout_was_set_ = true;
     for (auto &inner : inners_.existing())
-        inner->setTimeout(timeout);
+        inner.backend->setTimeout(timeout);
 }
 
 void BackendLofi::setGroupUid(const std::string &uid)
 {
     c10d::Backend::setGroupUid(uid);
     for (auto &inner : inners_.existing())
-        inner->setGroupUid(uid);
+        name(*inner.backend, inner.span);
 }
 
 void BackendLofi::eagerConnectSingleDevice(at::Device device)
 {
-    inners_.get(device.type(), Span::node)->eagerConnectSingleDevice(device);
+    inners_.source().connect(inners_.get(device.type(), Span::node), Span::node, device);
 }
 
 void BackendLofi::enableCollectivesTiming()
 {
     for (auto &inner : inners_.existing())
-        inner->enableCollectivesTiming();
+        inner.backend->enableCollectivesTiming();
 }
 
 void BackendLofi::waitForPendingWorks()
 {
     for (auto &inner : inners_.existing())
-        inner->waitForPendingWorks();
+        inner.backend->waitForPendingWorks();
 }
 
 c10d::ErrorType BackendLofi::getError()
 {
     for (auto &inner : inners_.existing()) {
-        const auto error = inner->getError();
+        const auto error = inner.backend->getError();
         if (error != c10d::ErrorType::SUCCESS) return error;
     }
     return c10d::ErrorType::SUCCESS;
@@ -601,26 +639,26 @@ bool BackendLofi::supportsTensorAlloc(c10::DeviceIndex device)
 void BackendLofi::abort()
 {
     for (auto &inner : inners_.existing())
-        inner->abort();
+        inner.backend->abort();
 }
 
 void BackendLofi::shutdown()
 {
     for (auto &inner : inners_.existing())
-        inner->shutdown();
+        inner.backend->shutdown();
 }
 
 #ifdef LOFI_HAS_SUSPEND
 void BackendLofi::suspend()
 {
     for (auto &inner : inners_.existing())
-        inner->suspend();
+        inner.backend->suspend();
 }
 
 void BackendLofi::resume()
 {
     for (auto &inner : inners_.existing())
-        inner->resume();
+        inner.backend->resume();
 }
 
 std::unordered_map<std::string, uint64_t> BackendLofi::getMemoryStats()
@@ -633,7 +671,7 @@ std::unordered_map<std::string, uint64_t> BackendLofi::getMemoryStats()
 void BackendLofi::addEphemeralTimeout(const std::chrono::milliseconds &timeout)
 {
     for (auto &inner : inners_.existing())
-        inner->addEphemeralTimeout(timeout);
+        inner.backend->addEphemeralTimeout(timeout);
 }
 #endif
 
@@ -642,7 +680,7 @@ void BackendLofi::setBoundDeviceId(std::optional<at::Device> device)
 {
     c10d::Backend::setBoundDeviceId(device);
     for (auto &inner : inners_.existing())
-        inner->setBoundDeviceId(device);
+        inner.backend->setBoundDeviceId(device);
 }
 #endif
 

@@ -97,6 +97,8 @@ class BackendLofi : public c10d::Backend {
     c10::intrusive_ptr<c10d::Backend> split(const c10::intrusive_ptr<c10d::Store> &store,
                                             const std::vector<int> &ranks,
                                             const c10::intrusive_ptr<Options> &opts) override;
+    // As NCCL's: this rank is in none of the groups that others make by a split now.
+    void leave_split(at::Device device);
     bool supportsCoalescing() const override
     {
         return coalesces_cuda_;
@@ -151,7 +153,9 @@ class BackendLofi : public c10d::Backend {
         int root = 0;
         int peer = 0;
     };
-    void dress(c10d::Backend &inner) const;
+    void dress(const c10::intrusive_ptr<c10d::Backend> &inner, c10::DeviceType device, Span span);
+    std::string label_of(Span span) const;
+    void name(c10d::Backend &inner, Span span) const;
     Step begin(const Call &call);
     template <class Opts>
     Step begin_all_reduce(Tensors &tensors, Opts &opts);
@@ -173,6 +177,7 @@ class BackendLofi : public c10d::Backend {
     struct Coalescing {
         std::vector<c10::intrusive_ptr<c10d::Backend>> started;
         std::vector<WorkPtr> works;
+        std::vector<std::function<void()>> finish; // what is left to do when all works are done
     };
     std::optional<Coalescing> coalescing_;
 };

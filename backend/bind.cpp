@@ -69,11 +69,24 @@ class PySource : public InnerSource {
     }
     c10::intrusive_ptr<c10d::Backend>
     split(const c10::intrusive_ptr<c10d::Store> &store, const std::vector<int> &global_ranks,
-          const c10::intrusive_ptr<c10d::Backend::Options> &options) override
+          const c10::intrusive_ptr<c10d::Backend::Options> &options,
+          const c10::intrusive_ptr<c10d::Backend> &parent) override
     {
         py::gil_scoped_acquire gil;
-        return source_.attr("split")(store, global_ranks, options->timeout, options->group_name)
+        return source_
+            .attr("split")(store, global_ranks, options->timeout, options->group_name, parent)
             .cast<c10::intrusive_ptr<c10d::Backend>>();
+    }
+    void connect(const c10::intrusive_ptr<c10d::Backend> &backend, Span span,
+                 at::Device device) override
+    {
+        py::gil_scoped_acquire gil;
+        source_.attr("connect")(backend, name_of(span), device);
+    }
+    void leave_split(const c10::intrusive_ptr<c10d::Backend> &parent, at::Device device) override
+    {
+        py::gil_scoped_acquire gil;
+        source_.attr("leave_split")(parent, device);
     }
     void before_implicit(const std::string &collective) override
     {
@@ -430,7 +443,16 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m)
                 return self.inners().get(c10::Device(device).type(), which);
             },
             py::arg("device"), py::arg("span"), release_gil(),
-            "The inner backend for a device type and a span: 'node', 'world' or 'column'.");
+            "The inner backend for a device type and a span: 'node', 'world' or 'column'.")
+        .def(
+            "release",
+            [](BackendLofi &self, const std::string &device) {
+                self.inners().release(c10::Device(device).type());
+            },
+            py::arg("device"), release_gil(),
+            "Ends the inner backends of a device type that connect nodes. Collective.")
+        // By the name that torch calls when it makes a sub-group without this rank.
+        .def("perform_nocolor_split", &BackendLofi::leave_split, py::arg("device"), release_gil());
 
     py::class_<BackendComm, c10d::Backend, c10::intrusive_ptr<BackendComm>>(m, "BackendComm")
         .def_property_readonly("transport", &BackendComm::transport);

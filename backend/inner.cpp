@@ -35,19 +35,34 @@ c10::intrusive_ptr<c10d::Backend> Inners::get(c10::DeviceType device, Span span)
     std::lock_guard<std::mutex> making(making_);
     if (auto backend = find(device, span)) return backend;
     auto backend = source_->make(device, span);
-    dress_(*backend);
+    dress_(backend, device, span);
     std::lock_guard<std::mutex> lock(mutex_);
     entries_.push_back({device, span, backend});
     return backend;
 }
 
-std::vector<c10::intrusive_ptr<c10d::Backend>> Inners::existing() const
+std::vector<Inners::Entry> Inners::existing() const
 {
     std::lock_guard<std::mutex> lock(mutex_);
-    std::vector<c10::intrusive_ptr<c10d::Backend>> backends;
-    for (const Entry &entry : entries_)
-        backends.push_back(entry.backend);
-    return backends;
+    return entries_;
+}
+
+void Inners::release(c10::DeviceType device)
+{
+    if (single_) return;
+    std::vector<c10::intrusive_ptr<c10d::Backend>> ended;
+    {
+        std::lock_guard<std::mutex> lock(mutex_);
+        for (const Entry &entry : entries_) {
+            if (entry.device == device && entry.span != Span::node) ended.push_back(entry.backend);
+        }
+        std::erase_if(entries_, [device](const Entry &entry) {
+            return entry.device == device && entry.span != Span::node;
+        });
+    }
+    for (auto &backend : ended)
+        backend->shutdown();
+    source_->drop(std::move(ended));
 }
 
 } // namespace lofi

@@ -32,10 +32,18 @@ class InnerSource {
   public:
     virtual ~InnerSource() = default;
     virtual c10::intrusive_ptr<c10d::Backend> make(c10::DeviceType device, Span span) = 0;
-    // A lofi backend for some of the members, for ProcessGroup::splitGroup.
+    // A lofi backend for some of the members, for ProcessGroup::splitGroup. `parent`: null, or the
+    // backend of the node that is connected to a device, to be split too.
     virtual c10::intrusive_ptr<c10d::Backend>
     split(const c10::intrusive_ptr<c10d::Store> &store, const std::vector<int> &global_ranks,
-          const c10::intrusive_ptr<c10d::Backend::Options> &options) = 0;
+          const c10::intrusive_ptr<c10d::Backend::Options> &options,
+          const c10::intrusive_ptr<c10d::Backend> &parent) = 0;
+    // Connects a backend to its device before the first collective needs it.
+    virtual void connect(const c10::intrusive_ptr<c10d::Backend> &backend, Span span,
+                         at::Device device) = 0;
+    // Other ranks of the node split `parent`, and this one is in none of the parts.
+    virtual void leave_split(const c10::intrusive_ptr<c10d::Backend> &parent,
+                             at::Device device) = 0;
     // Called before a collective of the user crosses nodes while these train apart: compares a
     // tag with the other nodes, warns once per call site. Throws to refuse.
     virtual void before_implicit(const std::string &collective) = 0;
@@ -51,7 +59,8 @@ class Inners {
   public:
     // `single`: the group lies inside one node, so that node and world are the same backend.
     // `dress` brings a new backend up to what was set on the group before it was made.
-    using Dress = std::function<void(c10d::Backend &)>;
+    using Dress =
+        std::function<void(const c10::intrusive_ptr<c10d::Backend> &, c10::DeviceType, Span)>;
     Inners(std::unique_ptr<InnerSource> source, bool single, Dress dress)
         : source_(std::move(source)), single_(single), dress_(std::move(dress))
     {
@@ -63,15 +72,17 @@ class Inners {
     {
         return *source_;
     }
-    // Those that exist, in the order of their creation.
-    std::vector<c10::intrusive_ptr<c10d::Backend>> existing() const;
-
-  private:
     struct Entry {
         c10::DeviceType device;
         Span span;
         c10::intrusive_ptr<c10d::Backend> backend;
     };
+    // Those that exist, in the order of their creation.
+    std::vector<Entry> existing() const;
+    // Ends those of a device type that connect nodes, with what they hold; made again when needed.
+    void release(c10::DeviceType device);
+
+  private:
     c10::intrusive_ptr<c10d::Backend> find(c10::DeviceType device, Span span) const;
 
     std::unique_ptr<InnerSource> source_;

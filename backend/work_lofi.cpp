@@ -56,6 +56,7 @@ void WorkAll::synchronize()
 {
     for (auto &work : works_)
         work->synchronize();
+    finish();
 }
 
 bool WorkAll::wait(std::chrono::milliseconds timeout)
@@ -63,7 +64,17 @@ bool WorkAll::wait(std::chrono::milliseconds timeout)
     bool done = true;
     for (auto &work : works_)
         done = work->wait(timeout) && done;
+    if (done) finish();
     return done;
+}
+
+void WorkAll::finish()
+{
+    std::lock_guard<std::mutex> lock(mutex_);
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
+    for (auto &step : finish_)
+        step();
+    finish_.clear();
 }
 
 void WorkAll::abort()

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <functional>
+#include <mutex>
 
 #include <torch/csrc/distributed/c10d/Work.hpp>
 
@@ -105,11 +106,14 @@ class WorkFromAny : public c10d::Work {
     std::function<int(int)> group_rank_;
 };
 
-// Several works as one, for coalesced point-to-point calls on a backend that has no coalescing.
+// Several works as one, for what was coalesced; `finish` runs when whoever waits first has waited
+// for them: on CUDA, in the order of that thread's stream.
 class WorkAll : public c10d::Work {
   public:
-    explicit WorkAll(std::vector<c10::intrusive_ptr<c10d::Work>> works)
-        : c10d::Work(-1, c10d::OpType::COALESCED), works_(std::move(works))
+    WorkAll(std::vector<c10::intrusive_ptr<c10d::Work>> works,
+            std::vector<std::function<void()>> finish)
+        : c10d::Work(-1, c10d::OpType::COALESCED), works_(std::move(works)),
+          finish_(std::move(finish))
     {
     }
 
@@ -120,7 +124,11 @@ class WorkAll : public c10d::Work {
     void abort() override;
 
   private:
+    void finish();
+
     std::vector<c10::intrusive_ptr<c10d::Work>> works_;
+    std::mutex mutex_; // guards finish_
+    std::vector<std::function<void()>> finish_;
 };
 
 // Work that is done: for a collective in which this node takes no part.

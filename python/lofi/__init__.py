@@ -18,6 +18,9 @@ _PUBLIC = {
     "Average": "_average",
     "averaged": "_average",
     "average_checkpoints": "_files",
+    "Communicator": "_communicators",
+    "communicators": "_communicators",
+    "release_communicators": "_communicators",
     "finalize_average": "_average",
     "configure": "_config",
     "scope": "_phases",
@@ -31,6 +34,9 @@ if TYPE_CHECKING:
     from lofi._average import Average as Average
     from lofi._average import averaged as averaged
     from lofi._average import finalize_average as finalize_average
+    from lofi._communicators import Communicator as Communicator
+    from lofi._communicators import communicators as communicators
+    from lofi._communicators import release_communicators as release_communicators
     from lofi._config import configure as configure
     from lofi._files import average_checkpoints as average_checkpoints
     from lofi._phases import phase as phase

@@ -4,10 +4,12 @@
 import atexit
 import json
 import os
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
+from torch.distributed import distributed_c10d as c10d
 
 from lofi import _config, _hooks, _implicit, _world
 from lofi._hooks.patch import not_compiled
@@ -25,14 +27,33 @@ def create(options: Any, backend_options: Any = None) -> Any:
     elif _world.current().topology is None:
         _begin_from_group(options, ranks)
     _hooks.install()
-    return make(options.store, ranks, options.timeout, str(options.group_id), backend_options)
+    name, parent = str(options.group_id), _split_parent(options)
+    return make(options.store, ranks, options.timeout, name, backend_options, parent)
 
 
-def make(store: Any, ranks: list[int], timeout: timedelta, name: str, given: Any = None) -> Any:
-    """A BackendLofi for the members `ranks` (global, in group order; [] is the world)."""
+def _split_parent(options: Any) -> Any:
+    """torch has found that the default group is connected, and has all its ranks here now."""
+    if not isinstance(options.split_from, _C.BackendLofi):
+        return None
+    device = dist.group.WORLD.bound_device_id
+    return None if device.type == "cpu" else options.split_from.inner(device.type, "node")
+
+
+def make(
+    store: Any,
+    ranks: list[int],
+    timeout: timedelta,
+    name: str,
+    given: Any = None,
+    parent: Any = None,
+) -> Any:
+    """A BackendLofi for the members `ranks` (global, in group order; [] is the world).
+
+    parent: a ProcessGroupNCCL of the node, whose ranks all split it now, or leave the split.
+    """
     world = _world.current()
     group = _C.Group(world.topology, ranks)
-    source = Source(group, _world.own_store(store), timeout, name, given)
+    source = Source(group, _world.own_store(store), timeout, name, given, parent)
     backend = _C.BackendLofi(
         group, source, timeout, name, world.settings.strict, _cuda_backend_possible()
     )
@@ -82,12 +103,33 @@ def _begin_from_group(options: Any, ranks: list[int]) -> None:
     _begin_world(options.store, dist.get_rank(), len(ranks), options.timeout)
 
 
+@dataclass
+class Made:
+    """An inner backend that was made."""
+
+    device: str
+    span: str
+    ranks: list[int]  # global
+    times: int = 0  # that one was made
+    is_there: bool = False  # and was not released since
+    bytes: int | None = None  # of the device's memory; None: not measured
+
+
 class Source:
     """Makes the inner backends of one group: what lofi::InnerSource asks for."""
 
-    def __init__(self, group: Any, store: Any, timeout: timedelta, name: str, given: Any):
+    def __init__(
+        self,
+        group: Any,
+        store: Any,
+        timeout: timedelta,
+        name: str,
+        given: Any = None,
+        parent: Any = None,
+    ):
         self.group, self.store, self.timeout, self.name = group, store, timeout, name
-        self.given = given
+        self.given, self.parent = given, parent
+        self.made: dict[tuple[str, str], Made] = {}
         self.checker = _implicit.Checker(group, store)
 
     def members(self, span: str) -> tuple[list[int], str]:
@@ -103,16 +145,21 @@ class Source:
     @not_compiled
     def make(self, device: str, span: str) -> Any:
         members, label = self.members(span)
-        store = dist.PrefixStore(f"lofi/{device}/{label}", self.store)
         rank = members.index(self.group.rank)
         ranks = [self.group.global_rank(member) for member in members]
+        made = self.made.setdefault((device, span), Made(device, span, ranks))
+        # One that was released has left its words in the store.
+        again = f"/{made.times}" if made.times else ""
+        store = dist.PrefixStore(f"lofi/{device}/{label}{again}", self.store)
+        made.times += 1
+        made.is_there = True
         name = f"{self.name}:{label}"
         if device == "cpu":
             inner = self._gloo(store, rank, ranks, name)
             if _world.current().settings.shm:
                 inner = self._with_shm(inner, store, ranks, f"{label} of group {self.name}")
         elif device == "cuda":
-            inner = self._nccl(store, rank, ranks, name)
+            inner = self._nccl(store, rank, ranks, name, span)
         else:
             raise RuntimeError(f"lofi: no backend for tensors on {device!r}: use cpu or cuda")
         if dist.get_debug_level() == dist.DebugLevel.DETAIL:
@@ -130,7 +177,7 @@ class Source:
     def _with_shm(self, gloo: Any, store: Any, ranks: list[int], name: str) -> Any:
         return _C.with_comm(gloo, store, ranks, self.timeout, name)
 
-    def _nccl(self, store: Any, rank: int, ranks: list[int], name: str) -> Any:
+    def _nccl(self, store: Any, rank: int, ranks: list[int], name: str, span: str) -> Any:
         if not dist.is_nccl_available():
             raise RuntimeError("lofi: tensors on cuda need a build of torch with NCCL")
         options = dist.ProcessGroupNCCL.Options()
@@ -140,14 +187,45 @@ class Source:
         options._timeout = self.timeout
         options.global_ranks_in_group = ranks
         options.group_name = name
+        if self.parent is not None and span == "node":
+            options.split_from = _unwrapped(self.parent)
+            options.split_color = c10d._process_group_color(ranks)
         return dist.ProcessGroupNCCL(store, rank, len(ranks), options)
 
-    def split(self, store: Any, ranks: list[int], timeout: timedelta, name: str) -> Any:
-        return make(store, ranks, timeout, name, self.given)
+    @not_compiled
+    def connect(self, backend: Any, span: str, device: Any) -> None:
+        """Connect an inner backend to its device now, and note what that takes of its memory."""
+        if device.type == "cpu":
+            return
+        before = _free_bytes(device)
+        backend.eager_connect_single_device(device)
+        made = self.made[device.type, span]
+        if made.bytes is None:  # the first time
+            made.bytes = max(before - _free_bytes(device), 0)
+
+    def split(
+        self, store: Any, ranks: list[int], timeout: timedelta, name: str, parent: Any
+    ) -> Any:
+        return make(store, ranks, timeout, name, self.given, parent)
+
+    @not_compiled
+    def leave_split(self, parent: Any, device: Any) -> None:
+        _unwrapped(parent).perform_nocolor_split(device)
 
     @not_compiled
     def before_implicit(self, collective: str) -> None:
         self.checker.check(collective)
+
+
+def _unwrapped(inner: Any) -> Any:
+    """The ProcessGroupNCCL in what wrap_for_debug made of it."""
+    return getattr(inner, "wrapped_pg", inner)
+
+
+def _free_bytes(device: Any) -> int:
+    import torch
+
+    return torch.cuda.mem_get_info(device)[0]
 
 
 _stats_rank: int | None = None
