@@ -516,12 +516,17 @@ void BackendLofi::monitoredBarrier(const c10d::BarrierOptions &opts, bool wait_a
     step.inner->monitoredBarrier(opts, wait_all_ranks);
 }
 
-// The ranks of a node split its communicator together, those in none of the parts included.
+// The ranks of a node split its communicator together, those in none of the parts included. torch
+// asks for each device type that this backend serves, but of some ranks only once: what counts is
+// the name of the new group.
 c10::intrusive_ptr<c10d::Backend> BackendLofi::split(const c10::intrusive_ptr<c10d::Store> &store,
                                                      const std::vector<int> &ranks,
                                                      const c10::intrusive_ptr<Options> &opts)
 {
-    const bool is_connected = bound_device_id_ && !bound_device_id_->is_cpu();
+    const auto &options = opts ? opts : options_;
+    const bool is_connected =
+        bound_device_id_ && !bound_device_id_->is_cpu() && options->group_name != last_split_;
+    last_split_ = options->group_name;
     if (std::find(ranks.begin(), ranks.end(), rank_) == ranks.end()) {
         if (is_connected) leave_split(*bound_device_id_);
         return nullptr;
@@ -533,9 +538,9 @@ c10::intrusive_ptr<c10d::Backend> BackendLofi::split(const c10::intrusive_ptr<c1
         global_ranks.push_back(lofi_group_global_rank(group_.get(), rank));
     }
     auto &source = inners_.source();
-    if (!is_connected) return source.split(store, global_ranks, opts ? opts : options_, nullptr);
+    if (!is_connected) return source.split(store, global_ranks, options, nullptr);
     auto parent = inners_.get(bound_device_id_->type(), Span::node);
-    auto child = source.split(store, global_ranks, opts ? opts : options_, parent);
+    auto child = source.split(store, global_ranks, options, parent);
     child->eagerConnectSingleDevice(*bound_device_id_);
     return child;
 }

@@ -171,6 +171,7 @@ class BackendLofi : public c10d::Backend {
     const bool coalesces_cuda_;
     Inners inners_;
     c10::intrusive_ptr<Options> options_;
+    std::string last_split_; // name of the group that was split from this one last
     std::atomic<uint64_t> sequence_{0};
     std::atomic<bool> timeout_was_set_{false};
 
