@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from lofi import _exchange, _meeting, _swap, _world
+from lofi import _exchange, _meeting, _swap, _transfer, _world
 from lofi._exchange import Result
 from lofi._log import log
 from lofi._native import _C
@@ -32,13 +32,22 @@ class Average:
     weights: list[float] = field(default_factory=list)  # of the nodes that are in it
 
 
-def finalize_average(target: Any, *, weight: float = 1.0, timeout: float | None = None) -> Average:
+def finalize_average(
+    target: Any,
+    *,
+    weight: float = 1.0,
+    timeout: float | None = None,
+    scratch_bytes: int = _transfer.SCRATCH_BYTES,
+) -> Average:
     """Replace the tensors of `target` by their mean over the nodes, in place, on every rank.
 
     target   a module (DDP, FSDP2 as HSDP, or bare: parameters and buffers), a state dict, tensors,
              or a list of these. An optimizer means its state; it is averaged only if asked for.
     weight   of this node: steps taken or samples seen, say; the same on all its ranks, > 0.
     timeout  seconds to wait for the other nodes; LOFI_TIMEOUT otherwise.
+    scratch_bytes  of GPU memory that the average of tensors on a GPU may use, at least 1 MiB; what
+             NCCL takes to connect the nodes is not in it (see release_communicators). On the host
+             it takes one copy of the tensors that differ. The same on every rank.
 
     Collective: every rank of every node calls it with the same kind of target. Floating point is
     ((w0*x0 + w1*x1) + ...) / sum(w) in float64, in node order, rounded once to the dtype;
@@ -56,7 +65,11 @@ def finalize_average(target: Any, *, weight: float = 1.0, timeout: float | None 
             "lofi.finalize_average within lofi.averaged(): the average is in already, and the "
             "node's own weights come back at the end of the block. Leave the block first"
         )
-    with _taken("finalize_average", target, weight, timeout) as (result, swap, items):
+    with _taken("finalize_average", target, weight, timeout, scratch_bytes) as (
+        result,
+        swap,
+        items,
+    ):
         with torch.inference_mode(False), torch.no_grad():
             if swap is not None:  # taken before, and nothing was trained since
                 swap.put_in()
@@ -70,7 +83,12 @@ def finalize_average(target: Any, *, weight: float = 1.0, timeout: float | None 
 
 @contextmanager
 def averaged(
-    target: Any, *, keep: str = "host", weight: float = 1.0, timeout: float | None = None
+    target: Any,
+    *,
+    keep: str = "host",
+    weight: float = 1.0,
+    timeout: float | None = None,
+    scratch_bytes: int = _transfer.SCRATCH_BYTES,
 ) -> Iterator[Average]:
     """Within the block, `target` holds the nodes' average, and collectives are real.
 
@@ -81,7 +99,8 @@ def averaged(
     BatchNorm's counts), bit for bit, and training goes on as if nothing had been. Parameters that
     the block loaded with other values keep these: the load stands.
 
-    target, weight, timeout, errors: as for finalize_average. Collective: every rank enters it.
+    target, weight, timeout, scratch_bytes, errors: as for finalize_average. Collective: every
+    rank enters it.
     keep     "host" or "device": where the one extra copy of what differs is kept meanwhile. It
              stays until training goes on, so that a second average of the same weights is not
              transferred again.
@@ -96,7 +115,7 @@ def averaged(
         yield _told(begun, within.items, within.result)
         return
     world = _world.require()
-    swap = put_in(target, keep, weight, timeout)
+    swap = put_in(target, keep, weight, timeout, scratch_bytes)
     try:
         yield _told(begun, swap.items, swap.result)
     finally:
@@ -104,10 +123,14 @@ def averaged(
 
 
 def put_in(
-    target: Any, keep: str = "host", weight: float = 1.0, timeout: float | None = None
+    target: Any,
+    keep: str = "host",
+    weight: float = 1.0,
+    timeout: float | None = None,
+    scratch_bytes: int = _transfer.SCRATCH_BYTES,
 ) -> Swap:
     """The average of the target takes the place of the node's own weights."""
-    with _taken("averaged", target, weight, timeout) as (result, swap, items):
+    with _taken("averaged", target, weight, timeout, scratch_bytes) as (result, swap, items):
         if swap is None:
             swap = Swap(target, items, result, weight, keep)
             _swap.remember(swap)
@@ -127,7 +150,7 @@ def put_back(world: _world.World, swap: Swap) -> None:
 
 @contextmanager
 def _taken(
-    what: str, target: Any, weight: float, timeout: float | None
+    what: str, target: Any, weight: float, timeout: float | None, scratch_bytes: int
 ) -> Iterator[tuple[Result, Swap | None, list[Item]]]:
     """Take the average, or find the one that was taken of the same weights: phase "average"
     within the block, which leaves it by an event of its own; an exception goes back."""
@@ -135,6 +158,8 @@ def _taken(
     limit = world.settings.timeout if timeout is None else timeout
     if not 0 < limit < 1e9:
         raise ValueError(f"lofi.{what}: timeout={limit} is not a number of seconds > 0")
+    if scratch_bytes < _transfer.SCRATCH_LEAST:
+        raise ValueError(f"lofi.{what}: scratch_bytes={scratch_bytes} is less than 1 MiB")
     with torch.inference_mode(False):
         items = collect(target)
         if not world.spans_nodes:
@@ -147,7 +172,8 @@ def _taken(
             if not world.spans_nodes:
                 yield Result([0], [float(weight)], 0, 0, []), None, items
                 return
-            run = _exchange.Run(world, items, float(weight), _first_digests(world, target))
+            first = _first_digests(world, target)
+            run = _exchange.Run(world, items, float(weight), first, scratch_bytes)
             swap = _swap.find_ready(target)
             if run.all_say(swap is not None and swap.weight == weight):
                 swap.result = replace(swap.result, bytes_sent=run.sent(), changes=[])

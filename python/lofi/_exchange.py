@@ -1,21 +1,13 @@
 # SPDX-License-Identifier: MIT
-"""How an average is taken: agreement on what differs, then an exchange of shards.
+"""How an average is taken: agreement on what differs, and on who is in; then the exchange of it.
 
-Rank i of each node averages the i-th shard of every chunk with its peers, the ranks at the same
-place in the other nodes: they exchange pieces as bytes (all_to_all), each takes the mean of one
-piece (lofi_mean: in double, in node order, rounded once), the results go back to the peers
-(all_gather) and then to the node (all_gather). A node sends 2 (K-1)/K times the bytes of what
-differs, in the tensors' own dtype. Chunks overlap: while one is averaged, the next is exchanged.
+What is equal in all nodes is recognised by digest, and not sent. See _transfer.py for the rest.
 
 Rejected: all_reduce of the weights. It sums in the dtype, in an order of its own, so that the
 result depends on the transport; and its sum of bf16 weights rounds K - 1 times.
-
-Memory: one copy of the tensors that differ, and SLOTS buffers of 2.5 shards of a chunk each.
 """
 
-import contextlib
 import hashlib
-import mmap
 import struct
 from collections import deque
 from collections.abc import Iterator
@@ -29,75 +21,15 @@ from lofi import _world
 from lofi._log import log
 from lofi._native import _C
 from lofi._targets import Item, on_host
+from lofi._transfer import Part, Transfer, as_bytes, is_on_gpu
 
-CHUNK_BYTES = 16 * 1024 * 1024  # of the row; a rank sends a shard of it, in K pieces
-SLOTS = 4  # chunks under way: one sent, one averaged, one going to the node, one to spare
+_NONFINITE_COUNT = 1 << 22  # elements of a tensor on a GPU that are looked at at once
 _DIGEST_BYTES = 16
 _SAMPLE_BYTES = 64 * 1024  # tensors up to this size are always compared whole
 # The tensors of the last agreements. gloo's thread lets go of a tensor some time after wait(); were
 # it the last to do so while the interpreter exits, it could not take the GIL and would abort.
 _kept_for_gloo: deque[tuple[torch.Tensor, torch.Tensor]] = deque(maxlen=4)
 _UNKNOWN = bytes(_DIGEST_BYTES)
-
-
-@dataclass
-class _Part:
-    """Tensors of one dtype that are averaged as one row of elements."""
-
-    items: list[Item]
-    sources: list[torch.Tensor]  # what this node puts in for each, flat, on the CPU
-    is_shard: bool
-    result: torch.Tensor | None = None
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.sources[0].dtype
-
-    @property
-    def count(self) -> int:
-        return sum(source.numel() for source in self.sources)
-
-    def read(self, begin: int, out: torch.Tensor) -> None:
-        """Copy elements begin ... begin + len(out) of the row; zeros past its end."""
-        filled, offset = 0, 0
-        for source in self.sources:
-            first = max(begin + filled - offset, 0)
-            if first < source.numel() and filled < out.numel() and begin + filled >= offset:
-                count = min(source.numel() - first, out.numel() - filled)
-                out[filled : filled + count] = source[first : first + count]
-                filled += count
-            offset += source.numel()
-        out[filled:].zero_()
-
-    def results(self) -> Iterator[tuple[Item, torch.Tensor]]:
-        offset = 0
-        for item, source in zip(self.items, self.sources, strict=True):
-            yield item, self.result[offset : offset + source.numel()]
-            offset += source.numel()
-
-
-@dataclass(frozen=True)
-class _Chunk:
-    """Elements begin ... begin + span of a row, padded; see lofi_chunk."""
-
-    begin: int
-    piece: int
-    span: int
-
-
-class _Slot:
-    """The buffers of one chunk under way, and the collective that uses them now."""
-
-    def __init__(self, nodes: int, piece: int, dtype: torch.dtype):
-        self.mine = torch.empty(nodes * piece, dtype=dtype)  # my shard, before and after
-        self.theirs = torch.empty_like(self.mine)  # my piece of it, in each node
-        self.mean = torch.empty(piece, dtype=dtype)
-        self.work: Any = None
-
-    def wait(self) -> None:
-        if self.work is not None:
-            self.work.wait()
-            self.work = None
 
 
 @dataclass
@@ -126,16 +58,21 @@ class Run:
     """One average, on one rank. The steps of `average` are collective, in this order."""
 
     def __init__(
-        self, world: _world.World, items: list[Item], weight: float, first: dict[str, bytes]
+        self,
+        world: _world.World,
+        items: list[Item],
+        weight: float,
+        first: dict[str, bytes],
+        scratch_bytes: int,
     ):
         self.items, self.weight, self.first = items, weight, first
+        self.scratch_bytes = scratch_bytes
         self.topology = world.topology
         self.nodes, self.node_size = world.topology.node_count, world.topology.node_size
         self.node, self.place = world.node, world.rank % world.topology.node_size
-        backend = _average_backend(world)
-        self.world_inner = backend.inner("cpu", "world")
-        self.node_inner = backend.inner("cpu", "node")
-        self.column_inner = backend.inner("cpu", "column")
+        self.inner = _average_backend(world).inner
+        self.world_inner = self.inner("cpu", "world")
+        self.node_inner = self.inner("cpu", "node")
         self.store = world.store
         self.number = world.averages
         self.bytes_sent = 0
@@ -154,8 +91,18 @@ class Run:
         members = self._agree_on_members(differing, own, weights)
         chosen = [weights[node] for node in members]
         parts = list(self._parts(differing, own))
+        transfer = Transfer(
+            nodes=self.nodes,
+            node_size=self.node_size,
+            place=self.place,
+            inner=self.inner,
+            count=self._count,
+            scratch_bytes=self.scratch_bytes,
+            members=members,
+            weights=chosen,
+        )
         for part in parts:
-            self._exchange(part, members, chosen)
+            transfer.run(part)
         sent = self.sent()  # who has come here has the whole average: after this, all write
         changes = [Change(item, values) for part in parts for item, values in part.results()]
         changes += [
@@ -194,6 +141,7 @@ class Run:
     def _agree_on_layout(self) -> list[float]:
         """Names, shapes, dtypes and first weights are the same everywhere; the nodes' weights."""
         layout = [item.describe() for item in self.items]
+        layout.append(f"scratch_bytes {self.scratch_bytes}")  # chunks are cut by it
         firsts = [self.first.get(item.name, _UNKNOWN) for item in self.items]
         record = (
             hashlib.sha256("\n".join(layout).encode()).digest()
@@ -271,8 +219,10 @@ class Run:
         return sorted(differ), own
 
     def _digest(self, item: Item, sampled: bool) -> bytes:
-        values = on_host(item.tensor)
-        return _C.digest(_sample(values) if sampled and item.is_parameter else values)
+        values = item.tensor.detach()
+        if sampled and item.is_parameter:
+            values = _sample(values)
+        return _C.digest(on_host(values))
 
     def _compare_digests(self, digests: list[bytes], index: int) -> tuple[bool, bool]:
         """Does a tensor, by the digests of all ranks, differ between nodes, and inside of one?"""
@@ -293,7 +243,7 @@ class Run:
         value = on_host(item.tensor).clone()
         options = dist.BroadcastOptions()
         options.rootRank = 0
-        self.node_inner.broadcast([_bytes(value.view(-1))], options).wait()
+        self.node_inner.broadcast([as_bytes(value.view(-1))], options).wait()
         if item.is_parameter and self.place == 0:
             log(
                 "warn",
@@ -303,8 +253,11 @@ class Run:
         return value
 
     def _value(self, index: int, own: dict[int, torch.Tensor]) -> torch.Tensor:
-        """What this node puts in for a tensor, contiguous on the CPU."""
-        return own[index] if index in own else on_host(self.items[index].tensor)
+        """What this node puts in for a tensor, contiguous: where it lies, or on the CPU."""
+        if index in own:
+            return own[index]
+        tensor = self.items[index].tensor.detach()
+        return tensor.contiguous() if is_on_gpu(tensor) else on_host(tensor)
 
     def _finds_nonfinite(self, index: int, own: dict[int, torch.Tensor]) -> bool:
         """In a tensor that the whole node holds, each rank looks at a part of its own."""
@@ -312,7 +265,7 @@ class Run:
         if not self.items[index].is_shard:
             part = -(-values.numel() // self.node_size)
             values = values[self.place * part : (self.place + 1) * part]
-        return _C.find_nonfinite(values) >= 0
+        return _holds_nonfinite(values) if is_on_gpu(values) else _C.find_nonfinite(values) >= 0
 
     def _agree_on_members(
         self, differing: list[int], own: dict[int, torch.Tensor], weights: list[float]
@@ -335,74 +288,18 @@ class Run:
 
     # -- the exchange -------------------------------------------------------------------------
 
-    def _parts(self, differing: list[int], own: dict[int, torch.Tensor]) -> Iterator[_Part]:
+    def _parts(self, differing: list[int], own: dict[int, torch.Tensor]) -> Iterator[Part]:
         """The differing tensors by dtype and kind, in an order that all ranks share."""
-        kinds: dict[tuple[bool, str], tuple[list[Item], list[torch.Tensor]]] = {}
+        kinds: dict[tuple[bool, str, str], tuple[list[Item], list[torch.Tensor]]] = {}
         for index in differing:
             item = self.items[index]
             row = flat(self._value(index, own))
-            group = kinds.setdefault((item.is_shard, str(row.dtype)), ([], []))
+            key = (item.is_shard, str(row.dtype), row.device.type)
+            group = kinds.setdefault(key, ([], []))
             group[0].append(item)
             group[1].append(row)
-        for (is_shard, _), (items, sources) in kinds.items():
-            yield _Part(items, sources, is_shard)
-
-    def _exchange(self, part: _Part, members: list[int], weights: list[float]) -> None:
-        """Fill part.result, with SLOTS chunks under way at once."""
-        local_size = 1 if part.is_shard else self.node_size
-        width = part.dtype.itemsize
-        chunks = [
-            _Chunk(begin, piece, local_size * self.nodes * piece)
-            for begin, _, piece in _C.chunks(
-                part.count, self.nodes, local_size, max(CHUNK_BYTES // width, 1)
-            )
-        ]
-        part.result = _in_huge_pages(sum(chunk.span for chunk in chunks), part.dtype)
-        # Used again and again: fresh pages for every chunk would cost as much as the copies.
-        slots = [_Slot(self.nodes, chunks[0].piece, part.dtype) for _ in chunks[:SLOTS]]
-
-        for step in range(len(chunks) + 2):
-            if step < len(chunks):
-                slot = slots[step % SLOTS]
-                slot.wait()  # the node has had the chunk that used this slot before
-                self._send_pieces(part, chunks[step], slot)
-            if 0 <= step - 1 < len(chunks):
-                self._return_mean(chunks[step - 1], slots[(step - 1) % SLOTS], members, weights)
-            if 0 <= step - 2 < len(chunks):
-                self._to_node(part, chunks[step - 2], slots[(step - 2) % SLOTS])
-        for slot in slots:
-            slot.wait()
-
-    def _send_pieces(self, part: _Part, chunk: _Chunk, slot: _Slot) -> None:
-        """My shard of the chunk, one piece to each node; from each node comes my piece."""
-        size = self.nodes * chunk.piece
-        mine, theirs = slot.mine[:size], slot.theirs[:size]
-        place = 0 if part.is_shard else self.place
-        part.read(chunk.begin + place * size, mine)
-        slot.work = self.column_inner.alltoall_base(_bytes(theirs), _bytes(mine), [], [])
-        self._count((self.nodes - 1) * chunk.piece * part.dtype.itemsize)
-
-    def _return_mean(
-        self, chunk: _Chunk, slot: _Slot, members: list[int], weights: list[float]
-    ) -> None:
-        """The mean of my piece goes to the peers, theirs come: my shard is whole again."""
-        slot.wait()
-        size = self.nodes * chunk.piece
-        pieces = list(slot.theirs[:size].view(self.nodes, -1))
-        mean = slot.mean[: chunk.piece]
-        _C.mean(mean, [pieces[node] for node in members], weights)
-        slot.work = self.column_inner._allgather_base(_bytes(slot.mine[:size]), _bytes(mean))
-        self._count((self.nodes - 1) * mean.nbytes)
-
-    def _to_node(self, part: _Part, chunk: _Chunk, slot: _Slot) -> None:
-        """My shard goes to the node's other ranks, theirs come: the chunk is whole."""
-        slot.wait()
-        shard = slot.mine[: self.nodes * chunk.piece]
-        result = part.result[chunk.begin : chunk.begin + chunk.span]
-        if part.is_shard:
-            result.copy_(shard)
-        else:
-            slot.work = self.node_inner._allgather_base(_bytes(result), _bytes(shard))
+        for (is_shard, _, _), (items, sources) in kinds.items():
+            yield Part(items, sources, is_shard)
 
 
 def _average_backend(world: _world.World) -> Any:
@@ -421,7 +318,19 @@ def _sample(tensor: torch.Tensor) -> torch.Tensor:
     if tensor.nbytes <= _SAMPLE_BYTES:
         return tensor
     step = tensor.nbytes // 64
-    return _bytes(tensor.view(-1))[: 64 * step].view(64, step)[:, :1024].contiguous()
+    return as_bytes(tensor.contiguous().view(-1))[: 64 * step].view(64, step)[:, :1024].contiguous()
+
+
+def _holds_nonfinite(values: torch.Tensor) -> bool:
+    """Of a tensor on a GPU: there, and with little memory."""
+    values = torch.view_as_real(values).view(-1) if values.is_complex() else values
+    if not values.is_floating_point():
+        return False
+    found = torch.zeros((), dtype=torch.bool, device=values.device)
+    for part in values.split(_NONFINITE_COUNT):
+        part = part.float() if part.dtype.itemsize == 1 else part  # float8 has no isfinite
+        found |= ~torch.isfinite(part).all()
+    return bool(found)
 
 
 def flat(tensor: torch.Tensor) -> torch.Tensor:
@@ -430,20 +339,6 @@ def flat(tensor: torch.Tensor) -> torch.Tensor:
         tensor = torch.view_as_real(tensor)
     row = tensor.reshape(-1)
     return row if row.is_floating_point() else row.view(torch.uint8)
-
-
-def _in_huge_pages(count: int, dtype: torch.dtype) -> torch.Tensor:
-    """An empty row in huge pages where the system gives them on request: for a model's size, the
-    faults of small pages cost as much as the arithmetic."""
-    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    memory = mmap.mmap(-1, max(count * dtype.itemsize, 1), flags=flags)
-    with contextlib.suppress(OSError):  # a kernel without huge pages
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=dtype, count=count)
-
-
-def _bytes(tensor: torch.Tensor) -> torch.Tensor:
-    return tensor.view(torch.uint8)
 
 
 def write(tensor: torch.Tensor, values: torch.Tensor) -> None:

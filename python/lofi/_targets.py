@@ -28,7 +28,8 @@ class Item:
     def describe(self) -> str:
         """What must be equal in all nodes, on one line."""
         kind = " shard" if self.is_shard else ""
-        return f"{self.name} {str(self.dtype)[6:]} {list(self.shape)}{kind}"
+        where = "" if self.tensor.is_cpu else f" on {self.tensor.device.type}"
+        return f"{self.name} {str(self.dtype)[6:]} {list(self.shape)}{kind}{where}"
 
 
 def collect(target: Any) -> list[Item]:

@@ -77,7 +77,7 @@ def _average(dtype, chunk, weights):
     import lofi
     import lofi._average
 
-    lofi._exchange.CHUNK_BYTES = chunk
+    lofi._transfer.CHUNK_BYTES = chunk
     dist.init_process_group("lofi")
     node = lofi.stats()["node"]
     state = tensors(node, dtype)
@@ -288,7 +288,7 @@ def _killed():
     import lofi._average
 
     dist.init_process_group("lofi", timeout=timedelta(seconds=6))
-    lofi._exchange.CHUNK_BYTES = 1024
+    lofi._transfer.CHUNK_BYTES = 1024
     if dist.get_rank() == 3:
         calls = []
 
@@ -298,8 +298,8 @@ def _killed():
                 os.kill(os.getpid(), signal.SIGKILL)
             return original(self, *args, **kwargs)
 
-        original = lofi._exchange.Run._return_mean
-        lofi._exchange.Run._return_mean = die
+        original = lofi._transfer.Transfer._return_mean
+        lofi._transfer.Transfer._return_mean = die
     weights = torch.full((5000,), float(dist.get_rank() // 2))
     before = weights.clone()
     try:
@@ -424,7 +424,7 @@ def _bytes():
     import lofi
     import lofi._average
 
-    lofi._exchange.CHUNK_BYTES = 1 << 16
+    lofi._transfer.CHUNK_BYTES = 1 << 16
     dist.init_process_group("lofi")
     state = [torch.full((50_001,), float(dist.get_rank())), torch.ones(100_000)]
     return lofi.finalize_average(state).bytes_sent, lofi.stats()["cross_bytes"]["average"]
