@@ -88,6 +88,7 @@ lofi__cu_result cuGetErrorString(lofi__cu_result error, const char **text)
                  {FAKE_CUDA_INVALID_VALUE, "invalid argument"},
                  {FAKE_CUDA_OUT_OF_MEMORY, "out of memory"},
                  {FAKE_CUDA_NO_DEVICE, "no CUDA-capable device is detected"},
+                 {FAKE_CUDA_INVALID_IMAGE, "device kernel image is invalid"},
                  {FAKE_CUDA_INVALID_CONTEXT, "invalid device context"},
                  {FAKE_CUDA_NO_BINARY, "no kernel image is available for execution on the device"},
                  {FAKE_CUDA_INVALID_HANDLE, "invalid resource handle"},
