@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 SOURCES := CMakeLists.txt pyproject.toml setup.py \
-    $(shell find backend c_api -name '*.[ch]' -o -name '*.[ch]pp' -o -name '*.txt' -o -name '*.map')
+    $(shell find backend c_api -name '*.[ch]' -o -name '*.cu' -o -name '*.[ch]pp' -o -name '*.txt' -o -name '*.map')
 
 .PHONY: all setup demo test test-c test-python bench check c clean
 all: setup

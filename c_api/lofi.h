@@ -461,6 +461,32 @@ lofi_status lofi_mean_mixed(const lofi_mix *mix, void *out, const void *const *i
 /* Index of the first element that is NaN or infinite, or -1. Always -1 for what is no float. */
 int64_t lofi_find_nonfinite(lofi_dtype dtype, const void *data, size_t count);
 
+/*
+ * lofi_mean on a GPU: the same formula and the same bits (which NaN a NaN is, is not defined), for
+ * `inputs` buffers of which the one with index i begins at `in` + i * `stride_bytes`. Puts the work
+ * on `stream` and returns; it waits for nothing. Any thread, whether it has used CUDA or not, also
+ * while the stream is captured into a graph.
+ *
+ *   out, in    Memory of one GPU, aligned to the element; `out` may be one of the inputs, not
+ *              overlap them otherwise. 16 bytes at a time are read where `in`, `out` and
+ *              `stride_bytes` are multiples of 16. Borrowed until the work on the stream is done.
+ *   weights    Memory of the host, or NULL, as in lofi_mean; read before the call returns.
+ *   inputs     1 ... LOFI_CUDA_MEAN_INPUTS: the weights travel with the launch.
+ *   stream     A cudaStream_t or CUstream of that GPU; NULL is its default stream.
+ *
+ * LOFI_INVALID names the argument that is wrong; LOFI_UNSUPPORTED says why there can be no kernel:
+ * the library was built without them, no driver, a GPU that they were not built for; LOFI_SYSTEM has
+ * the driver's words; LOFI_NO_MEMORY. What fails later fails on the stream, as all of CUDA.
+ * The kernels stay loaded in a CUDA context once used there: it must not be destroyed or reset
+ * and then be used with lofi again.
+ */
+#define LOFI_CUDA_MEAN_INPUTS 500
+lofi_status lofi_cuda_mean(lofi_dtype dtype, void *out, const void *in, size_t stride_bytes,
+                           int inputs, const double *weights, size_t count, void *stream);
+
+/* 1 if this library has its kernels for GPUs (it was built with nvcc), else 0. Asks no driver. */
+int lofi_cuda_is_built(void);
+
 typedef struct lofi_digest {
     uint64_t word[2];
 } lofi_digest;

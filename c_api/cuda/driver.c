@@ -43,6 +43,7 @@ static const struct {
     ENTRY(EventCreate, "cuEventCreate"),
     ENTRY(EventRecord, "cuEventRecord"),
     ENTRY(EventDestroy, "cuEventDestroy_v2"),
+    ENTRY(ThreadExchangeStreamCaptureMode, "cuThreadExchangeStreamCaptureMode"),
     ENTRY(ModuleLoadData, "cuModuleLoadData"),
     ENTRY(ModuleUnload, "cuModuleUnload"),
     ENTRY(ModuleGetFunction, "cuModuleGetFunction"),

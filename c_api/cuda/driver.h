@@ -25,8 +25,10 @@ typedef int lofi__cu_result; /* 0: done */
 #define LOFI__CU_EVENT_DISABLE_TIMING 2u
 #define LOFI__CU_POINTER_CONTEXT 1
 #define LOFI__CU_POINTER_MEMORY_TYPE 2
+#define LOFI__CU_POINTER_DEVICE_ORDINAL 9
 #define LOFI__CU_MEMORY_HOST 1u
 #define LOFI__CU_MEMORY_DEVICE 2u
+#define LOFI__CU_CAPTURE_RELAXED 2
 
 /* Each under its name in libcuda, without "cu": those with a suffix there have it in driver.c. */
 struct lofi__driver {
@@ -54,6 +56,7 @@ struct lofi__driver {
     lofi__cu_result (*EventCreate)(lofi__cu_event *event, unsigned flags);
     lofi__cu_result (*EventRecord)(lofi__cu_event event, lofi__cu_stream stream);
     lofi__cu_result (*EventDestroy)(lofi__cu_event event);
+    lofi__cu_result (*ThreadExchangeStreamCaptureMode)(int *mode); /* an enum there */
     lofi__cu_result (*ModuleLoadData)(lofi__cu_module *module, const void *image);
     lofi__cu_result (*ModuleUnload)(lofi__cu_module module);
     lofi__cu_result (*ModuleGetFunction)(lofi__cu_function *function, lofi__cu_module module,

@@ -14,7 +14,7 @@
 
 #include "kernels/halffloat.h"
 
-static inline double lofi__e4m3_to_f64(uint8_t byte)
+LOFI__INLINE double lofi__e4m3_to_f64(uint8_t byte)
 {
     const uint32_t magnitude = byte & 0x7f;
     const uint32_t half = (uint32_t)(byte & 0x80) << 8 | magnitude << 7;
@@ -22,12 +22,12 @@ static inline double lofi__e4m3_to_f64(uint8_t byte)
     return lofi__f16_to_f64((uint16_t)(half | (magnitude == 0x7f ? 0x7e00 : 0))) * 0x1p8;
 }
 
-static inline double lofi__e5m2_to_f64(uint8_t byte)
+LOFI__INLINE double lofi__e5m2_to_f64(uint8_t byte)
 {
     return lofi__f16_to_f64((uint16_t)(byte << 8));
 }
 
-static inline uint8_t lofi__f64_to_e4m3(double value)
+LOFI__INLINE uint8_t lofi__f64_to_e4m3(double value)
 {
     const uint64_t bits = lofi__f64_bits(value);
     const uint32_t sign = (uint32_t)(bits >> 56) & 0x80;
@@ -45,7 +45,7 @@ static inline uint8_t lofi__f64_to_e4m3(double value)
     return (uint8_t)(sign | (uint32_t)byte);
 }
 
-static inline uint8_t lofi__f64_to_e5m2(double value)
+LOFI__INLINE uint8_t lofi__f64_to_e5m2(double value)
 {
     const uint64_t bits = lofi__f64_bits(value);
     const double absolute = lofi__f64_of(bits & UINT64_C(0x7fffffffffffffff));

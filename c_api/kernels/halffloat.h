@@ -19,35 +19,42 @@
 #include <stdint.h>
 #include <string.h>
 
-static inline uint64_t lofi__f64_bits(double value)
+/* The same arithmetic on a GPU: c_api/cuda/mean.cu. */
+#if defined(__CUDACC__)
+#define LOFI__INLINE static __host__ __device__ __forceinline__
+#else
+#define LOFI__INLINE static inline
+#endif
+
+LOFI__INLINE uint64_t lofi__f64_bits(double value)
 {
     uint64_t bits;
     memcpy(&bits, &value, sizeof bits);
     return bits;
 }
 
-static inline double lofi__f64_of(uint64_t bits)
+LOFI__INLINE double lofi__f64_of(uint64_t bits)
 {
     double value;
     memcpy(&value, &bits, sizeof value);
     return value;
 }
 
-static inline uint32_t lofi__f32_bits(float value)
+LOFI__INLINE uint32_t lofi__f32_bits(float value)
 {
     uint32_t bits;
     memcpy(&bits, &value, sizeof bits);
     return bits;
 }
 
-static inline float lofi__f32_of(uint32_t bits)
+LOFI__INLINE float lofi__f32_of(uint32_t bits)
 {
     float value;
     memcpy(&value, &bits, sizeof value);
     return value;
 }
 
-static inline double lofi__f16_to_f64(uint16_t half)
+LOFI__INLINE double lofi__f16_to_f64(uint16_t half)
 {
     const uint32_t sign = (uint32_t)(half & 0x8000) << 16;
     const int32_t magnitude = half & 0x7fff;
@@ -58,15 +65,14 @@ static inline double lofi__f16_to_f64(uint16_t half)
     return (double)lofi__f32_of(sign | (magnitude < 0x0400 ? subnormal : normal));
 }
 
-static inline double lofi__bf16_to_f64(uint16_t brain)
+LOFI__INLINE double lofi__bf16_to_f64(uint16_t brain)
 {
     return (double)lofi__f32_of((uint32_t)brain << 16); /* the upper half of a float */
 }
 
 /* `absolute` rounded to the unit 2^-52 * `shift` * the power of two below it, which is taken to be
  * at least `smallest` and at most `largest`; the upper bound lets infinity pass. */
-static inline double lofi__round_bits(double absolute, double smallest, double largest,
-                                      double shift)
+LOFI__INLINE double lofi__round_bits(double absolute, double smallest, double largest, double shift)
 {
     double power = lofi__f64_of(lofi__f64_bits(absolute) & UINT64_C(0x7ff0000000000000));
     power = power < smallest ? smallest : power;
@@ -74,7 +80,7 @@ static inline double lofi__round_bits(double absolute, double smallest, double l
     return (absolute + power * shift) - power * shift;
 }
 
-static inline uint16_t lofi__f64_to_f16(double value)
+LOFI__INLINE uint16_t lofi__f64_to_f16(double value)
 {
     const uint64_t bits = lofi__f64_bits(value);
     const uint32_t sign = (uint32_t)(bits >> 32) >> 16 & 0x8000;
@@ -92,7 +98,7 @@ static inline uint16_t lofi__f64_to_f16(double value)
     return (uint16_t)(sign | (uint32_t)half);
 }
 
-static inline uint16_t lofi__f64_to_bf16(double value)
+LOFI__INLINE uint16_t lofi__f64_to_bf16(double value)
 {
     const uint64_t bits = lofi__f64_bits(value);
     const uint32_t sign = (uint32_t)(bits >> 32) >> 16 & 0x8000;

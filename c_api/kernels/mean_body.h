@@ -9,6 +9,7 @@
 #ifndef LOFI_KERNELS_MEAN_BODY_H
 #define LOFI_KERNELS_MEAN_BODY_H
 
+#include "kernels/divisor.h"
 #include "kernels/float8.h"
 #include "kernels/halffloat.h"
 #include "kernels/kernels.h"
@@ -97,21 +98,12 @@ static void add_e5m2(double *restrict sum, const void *restrict in, double weigh
         sum[i] += weight * lofi__e5m2_to_f64(x[i]);
 }
 
-/* A power of two whose reciprocal is a normal number: there, to multiply by the reciprocal gives
- * the bits of the quotient, several times as fast. */
-static int is_exact_divisor(double divisor)
-{
-    const uint64_t bits = lofi__f64_bits(divisor);
-    const uint64_t exponent = bits >> 52;
-    return (bits & ((UINT64_C(1) << 52) - 1)) == 0 && exponent >= 1 && exponent <= 2045;
-}
-
 static void divide(double *sum, double divisor, size_t count)
 {
     const double reciprocal = 1.0 / divisor;
 
     if (divisor == 1.0) return;
-    if (is_exact_divisor(divisor)) {
+    if (lofi__is_exact_divisor(divisor)) {
         for (size_t i = 0; i < count; i++)
             sum[i] *= reciprocal;
     } else {

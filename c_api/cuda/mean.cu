@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The kernels of lofi_cuda_mean: which thread of a grid does which part. What a part is, and why its
+ * bits are those of lofi_mean, is in mean.h; -fmad=false keeps products and sums apart.
+ */
+#include "cuda/mean.h"
+
+#define KERNEL(name, dtype, bits, widen, narrow)                                                   \
+    extern "C" __global__ void __launch_bounds__(LOFI__MEAN_BLOCK)                                 \
+        lofi_mean_##name(const struct lofi__cuda_mean mean)                                        \
+    {                                                                                              \
+        lofi__mean_thread_##name(&mean, (uint64_t)blockIdx.x * blockDim.x + threadIdx.x,           \
+                                 (uint64_t)gridDim.x * blockDim.x);                                \
+    }
+LOFI__MEAN_MAP(KERNEL)
