@@ -238,6 +238,20 @@ void check_dense(const at::Tensor &tensor)
 // each element is computed on its own anyway.
 constexpr int64_t kGrain = 1 << 16;
 
+// The mean of the rows of `pieces` on a GPU, put on the stream; the weights are the host's.
+void cuda_mean(at::Tensor out, const at::Tensor &pieces,
+               const std::optional<std::vector<double>> &weights, uintptr_t stream)
+{
+    TORCH_CHECK_VALUE(pieces.dim() == 2 && pieces.size(1) == out.numel() && pieces.stride(1) == 1 &&
+                          out.is_contiguous() && pieces.scalar_type() == out.scalar_type() &&
+                          (!weights || weights->size() == static_cast<size_t>(pieces.size(0))),
+                      "lofi: a mean on a GPU takes rows like its output, and a weight for each");
+    check(lofi_cuda_mean(dtype_of(out.scalar_type()), out.mutable_data_ptr(),
+                         pieces.const_data_ptr(), pieces.stride(0) * pieces.element_size(),
+                         static_cast<int>(pieces.size(0)), weights ? weights->data() : nullptr,
+                         elements_of(out), reinterpret_cast<void *>(stream)));
+}
+
 // Integers and booleans are copied from the first input; with a base or other dtypes all are floats.
 void mean(at::Tensor out, const Tensors &inputs, const std::optional<std::vector<double>> &weights,
           const std::optional<at::Tensor> &base, double alpha)
@@ -491,6 +505,10 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m)
           "lofi_average_files of lofi.h.");
     m.def("mean", &mean, py::arg("out"), py::arg("inputs"), py::arg("weights") = std::nullopt,
           py::arg("base") = std::nullopt, py::arg("alpha") = 1.0, release_gil());
+    m.attr("CUDA_IS_BUILT") = lofi_cuda_is_built() == 1;
+    m.attr("CUDA_MEAN_INPUTS") = LOFI_CUDA_MEAN_INPUTS;
+    m.def("cuda_mean", &cuda_mean, py::arg("out"), py::arg("pieces"), py::arg("weights"),
+          py::arg("stream"), release_gil(), "lofi_cuda_mean of lofi.h.");
     m.def("digest", &digest);
     m.def("find_nonfinite", &find_nonfinite, release_gil());
     m.def("average_members", &average_members, py::arg("nodes"), py::arg("min_nodes"));
