@@ -198,27 +198,28 @@ static void test_not_fused(void)
     EXPECT(result[0] == 0.0 && result[1] == 1.0);
 }
 
-/* Elements beyond 2^31, and bytes beyond 2^32. The memory is not there until it is touched. */
+/* Elements beyond 2^32. The memory is not there until it is touched. */
 static void test_large(void)
 {
-    const size_t count = ((size_t)1 << 31) + 9, bytes = 4 * count + 4096 - count % 1024 * 4;
-    const struct format *f32 = &formats[1];
+    const size_t count = ((size_t)1 << 32) + 9, bytes = 2 * count + 4096 - count % 2048 * 2;
+    const struct format *bf16 = &formats[3];
     char *memory = mmap(NULL, 2 * bytes, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (memory == MAP_FAILED) return;
-    struct lofi__cuda_mean mean = parameters(f32, NULL, 2, count, 1);
-    float *first = (float *)(void *)memory, *second = (float *)(void *)(memory + bytes);
+    struct lofi__cuda_mean mean = parameters(bf16, NULL, 2, count, 1);
+    uint16_t *first = (uint16_t *)(void *)memory, *second = (uint16_t *)(void *)(memory + bytes);
 
+    ASSERT(bf16->dtype == LOFI_BF16);
     mean.in = memory;
     mean.out = memory;
     mean.stride_bytes = bytes;
-    first[count - 1] = 1;
-    second[count - 1] = 5;
-    first[count - 2] = 8; /* in the last pack */
-    f32->thread(&mean, mean.packs - 1, count);
-    EXPECT(first[count - 2] == 4 && first[count - 1] == 1);
-    f32->thread(&mean, 0, mean.packs + 1); /* the first pack, and the only element after the last */
-    EXPECT(first[count - 2] == 4 && first[count - 1] == 3);
+    first[count - 1] = 0x3f80;  /* 1 */
+    second[count - 1] = 0x40a0; /* 5 */
+    first[count - 2] = 0x4100;  /* 8, in the last pack */
+    bf16->thread(&mean, mean.packs - 1, count);
+    EXPECT(first[count - 2] == 0x4080 && first[count - 1] == 0x3f80);
+    bf16->thread(&mean, 0, mean.packs + 1); /* the first pack, and the element after the last */
+    EXPECT(first[count - 2] == 0x4080 && first[count - 1] == 0x4040);
     EXPECT(munmap(memory, 2 * bytes) == 0);
 }
 
