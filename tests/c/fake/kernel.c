@@ -11,7 +11,8 @@
 #include <string.h>
 
 struct CUmod_st {
-    lofi__cu_context context;
+    lofi__cu_module next; /* the context's: unloaded with it, if not before */
+    int is_unloaded;
 };
 
 typedef void (*thread_fn)(const struct lofi__cuda_mean *mean, uint64_t first, uint64_t step);
@@ -36,7 +37,7 @@ static struct CUfunc_st kernels[] = {
 #undef KERNEL
 };
 
-static int loaded;
+static lofi__cu_module modules;
 
 lofi__cu_result cuModuleLoadData(lofi__cu_module *module, const void *image)
 {
@@ -48,9 +49,8 @@ lofi__cu_result cuModuleLoadData(lofi__cu_module *module, const void *image)
     if (error == 0) {
         lofi__cu_module fresh = calloc(1, sizeof *fresh);
         if (fresh == NULL) abort();
-        fresh->context = context;
-        *module = fresh;
-        loaded++;
+        fresh->next = modules;
+        *module = modules = fresh;
     }
     return fake__leave(error);
 }
@@ -58,16 +58,15 @@ lofi__cu_result cuModuleLoadData(lofi__cu_module *module, const void *image)
 lofi__cu_result cuModuleUnload(lofi__cu_module module)
 {
     lofi__cu_result error = fake__enter("cuModuleUnload");
-    if (error == 0) {
-        free(module);
-        loaded--;
-    }
+    if (error == 0 && (module == NULL || module->is_unloaded)) error = FAKE_CUDA_INVALID_HANDLE;
+    if (error == 0) module->is_unloaded = 1;
     return fake__leave(error);
 }
 
 void fake__count_modules(struct fake_cuda_held *held)
 {
-    held->modules = loaded;
+    for (lofi__cu_module m = modules; m != NULL; m = m->next)
+        held->modules += !m->is_unloaded;
 }
 
 lofi__cu_result cuModuleGetFunction(lofi__cu_function *function, lofi__cu_module module,
@@ -79,7 +78,8 @@ lofi__cu_result cuModuleGetFunction(lofi__cu_function *function, lofi__cu_module
 
     while (i < count && strcmp(kernels[i].name, name) != 0)
         i++;
-    if (error == 0 && (module == NULL || i == count)) error = FAKE_CUDA_NOT_FOUND;
+    if (error == 0 && (module == NULL || module->is_unloaded || i == count))
+        error = FAKE_CUDA_NOT_FOUND;
     if (error == 0) *function = &kernels[i];
     return fake__leave(error);
 }
