@@ -149,7 +149,7 @@ run_checks() {
   ci/check_layers.sh
   # One version: other ones format differently.
   if command -v clang-format > /dev/null && clang-format --version | grep -q 'version 14'; then
-    find c_api tests/c tests/fuzz -name '*.[ch]' -print0 | xargs -0 clang-format --dry-run --Werror
+    find c_api tests/c tests/fuzz \( -name '*.[ch]' -o -name '*.cu' \) -print0 | xargs -0 clang-format --dry-run --Werror
     echo 'formatted'
   fi
 }

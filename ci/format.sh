@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH="$PWD/.venv/bin:$PATH"
-git ls-files '*.c' '*.h' '*.cpp' '*.hpp' ':!third_party' | xargs clang-format --dry-run --Werror
+git ls-files '*.c' '*.h' '*.cpp' '*.hpp' '*.cu' ':!third_party' | xargs clang-format --dry-run --Werror
 ruff check .
 ruff format --check .
 bash ci/check_layers.sh

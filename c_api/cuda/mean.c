@@ -115,6 +115,7 @@ static lofi__cu_result load_kernels(const struct lofi__driver *cu, struct loaded
     lofi__cu_result result = cu->ModuleLoadData(&module, lofi__cuda_image());
 
     if (result != 0) return result;
+        /* All of them: where modules are loaded lazily, this is what loads a kernel. */
 #define GET(name, dtype, bits, widen, narrow)                                                      \
     if (result == 0)                                                                               \
         result = cu->ModuleGetFunction(&into->kernels[dtype], module, "lofi_mean_" #name);

@@ -9,7 +9,7 @@
     extern "C" __global__ void __launch_bounds__(LOFI__MEAN_BLOCK)                                 \
         lofi_mean_##name(const struct lofi__cuda_mean mean)                                        \
     {                                                                                              \
-        lofi__mean_thread_##name(&mean, (uint64_t)blockIdx.x * blockDim.x + threadIdx.x,           \
-                                 (uint64_t)gridDim.x * blockDim.x);                                \
+        const uint64_t block = blockDim.x;                                                         \
+        lofi__mean_thread_##name(&mean, threadIdx.x + block * blockIdx.x, block * gridDim.x);      \
     }
 LOFI__MEAN_MAP(KERNEL)

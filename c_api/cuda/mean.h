@@ -39,9 +39,17 @@ struct lofi__cuda_mean {
 #define LOFI__UNROLL
 #endif
 
-LOFI__INLINE double lofi__mean_divide(const struct lofi__cuda_mean *mean, double sum)
+LOFI__INLINE void lofi__mean_divide(const struct lofi__cuda_mean *mean, double *sum, int count)
 {
-    return mean->reciprocal != 0 ? sum * mean->reciprocal : sum / mean->divisor;
+    if (mean->reciprocal != 0) {
+        LOFI__UNROLL
+        for (int k = 0; k < count; k++)
+            sum[k] *= mean->reciprocal;
+    } else {
+        LOFI__UNROLL
+        for (int k = 0; k < count; k++)
+            sum[k] /= mean->divisor;
+    }
 }
 
 LOFI__INLINE double lofi__f32_bits_to_f64(uint32_t bits)
@@ -79,7 +87,8 @@ LOFI__INLINE uint32_t lofi__f64_to_f32_bits(double value)
             memcpy(&x, __builtin_assume_aligned(in, sizeof x), sizeof x);                          \
             sum += mean->weights[i] * widen(x);                                                    \
         }                                                                                          \
-        x = narrow(lofi__mean_divide(mean, sum));                                                  \
+        lofi__mean_divide(mean, &sum, 1);                                                          \
+        x = narrow(sum);                                                                           \
         memcpy(__builtin_assume_aligned(mean->out + index * sizeof x, sizeof x), &x, sizeof x);    \
     }                                                                                              \
                                                                                                    \
@@ -92,17 +101,21 @@ LOFI__INLINE uint32_t lofi__f64_to_f32_bits(double value)
         double sum[2 * EACH];                                                                      \
                                                                                                    \
         memcpy(half, __builtin_assume_aligned(in, sizeof half), sizeof half);                      \
-        LOFI__UNROLL for (int k = 0; k < 2 * EACH; k++) sum[k] =                                   \
-            mean->weights[0] * widen((bits)(half[k / EACH] >> k % EACH * SHIFT));                  \
+        LOFI__UNROLL                                                                               \
+        for (int k = 0; k < 2 * EACH; k++)                                                         \
+            sum[k] = mean->weights[0] * widen((bits)(half[k / EACH] >> k % EACH * SHIFT));         \
         for (int32_t i = 1; i < mean->inputs; i++) {                                               \
             in += mean->stride_bytes;                                                              \
             memcpy(half, __builtin_assume_aligned(in, sizeof half), sizeof half);                  \
-            LOFI__UNROLL for (int k = 0; k < 2 * EACH; k++) sum[k] +=                              \
-                mean->weights[i] * widen((bits)(half[k / EACH] >> k % EACH * SHIFT));              \
+            LOFI__UNROLL                                                                           \
+            for (int k = 0; k < 2 * EACH; k++)                                                     \
+                sum[k] += mean->weights[i] * widen((bits)(half[k / EACH] >> k % EACH * SHIFT));    \
         }                                                                                          \
+        lofi__mean_divide(mean, sum, 2 * EACH);                                                    \
         half[0] = half[1] = 0;                                                                     \
-        LOFI__UNROLL for (int k = 0; k < 2 * EACH; k++) half[k / EACH] |=                          \
-            (uint64_t)narrow(lofi__mean_divide(mean, sum[k])) << k % EACH * SHIFT;                 \
+        LOFI__UNROLL                                                                               \
+        for (int k = 0; k < 2 * EACH; k++)                                                         \
+            half[k / EACH] |= (uint64_t)narrow(sum[k]) << k % EACH * SHIFT;                        \
         memcpy(__builtin_assume_aligned(out, sizeof half), half, sizeof half);                     \
     }                                                                                              \
                                                                                                    \
