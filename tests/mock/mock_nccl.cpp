@@ -211,6 +211,27 @@ class MockNccl : public c10d::Backend {
         gloo_->LOFI_ALL_TO_ALL_SINGLE(output, input, output_splits, input_splits, opts)->wait();
         return done(c10d::OpType::ALLTOALL_BASE, {output});
     }
+    WorkPtr reduce_scatter(Tensors &outputs, TensorLists &inputs,
+                           const c10d::ReduceScatterOptions &opts) override
+    {
+        note_op("reduce_scatter", inputs[0], opts.reduceOp);
+        gloo_->reduce_scatter(outputs, inputs, opts)->wait();
+        return done(c10d::OpType::REDUCE_SCATTER, outputs);
+    }
+    WorkPtr LOFI_REDUCE_SCATTER_SINGLE_COALESCED(Tensors &outputs, Tensors &inputs,
+                                                 const c10d::ReduceScatterOptions &opts) override
+    {
+        note_op("reduce_scatter_single_coalesced", inputs, opts.reduceOp);
+        for (size_t i = 0; i < inputs.size(); ++i)
+            gloo_->LOFI_REDUCE_SCATTER_SINGLE(outputs[i], inputs[i], opts)->wait();
+        return done(c10d::OpType::COALESCED, outputs);
+    }
+    WorkPtr alltoall(Tensors &outputs, Tensors &inputs, const c10d::AllToAllOptions &opts) override
+    {
+        note("all_to_all", inputs);
+        gloo_->alltoall(outputs, inputs, opts)->wait();
+        return done(c10d::OpType::ALLTOALL, outputs);
+    }
     WorkPtr send(Tensors &tensors, int peer, int tag) override
     {
         note("send", tensors).peer = peer;

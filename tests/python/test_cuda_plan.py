@@ -185,6 +185,100 @@ def test_other_collectives(mock):
     assert not [line for lines in results for line in lines]
 
 
+def crossing(rank: int) -> dict[str, tuple[Any, tuple]]:
+    """Collectives whose data is on one rank only, or for one: the call, and what NCCL gets."""
+    one, whole = torch.ones(2), torch.ones(2 * RANKS)
+
+    def slots() -> list[torch.Tensor]:
+        return list(whole.chunk(RANKS))
+
+    sent = slots() if rank == 3 else None
+    coalesced = dist.distributed_c10d._get_default_group().reduce_scatter_tensor_coalesced
+    return {
+        "broadcast": (lambda: dist.broadcast(one, 3), ("broadcast", 3)),
+        "scatter": (lambda: dist.scatter(one, sent, src=3), ("scatter", 3)),
+        "reduce_scatter": (lambda: dist.reduce_scatter(one, slots()), ("reduce_scatter", -1)),
+        "reduce_scatter_tensor": (
+            lambda: dist.reduce_scatter_tensor(one, whole), ("reduce_scatter_single", -1),
+        ),
+        "reduce_scatter_tensor_coalesced": (
+            lambda: coalesced([one], [whole]).wait(), ("reduce_scatter_single_coalesced", -1),
+        ),
+        "all_to_all": (lambda: dist.all_to_all(slots(), slots()), ("all_to_all", -1)),
+        "all_to_all_single": (
+            lambda: dist.all_to_all_single(torch.ones(2 * RANKS), whole), ("all_to_all_single", -1),
+        ),
+    }  # fmt: skip
+
+
+def crossing_job(path: Any, phase: str) -> list[str]:
+    rank = begin(path)
+    enter(phase)
+    wrong = []
+    for what, (function, call) in crossing(rank).items():
+        refused = phase == "train" and what not in ("broadcast", "scatter")
+        expected = [] if refused else [("world", *call)]
+        error = ""
+        try:
+            seen, _ = calls_of(function)
+        except RuntimeError as raised:
+            seen, error = [], str(raised)
+        short = [(name, name_of_call, root) for name, name_of_call, _, _, root, _ in seen]
+        if short != expected or bool(error) != refused or (refused and "lofi" not in error):
+            wrong.append(f"{phase} {what}: {short} {error}, not {expected}")
+    one, slots = torch.ones(2), [torch.zeros(2) for _ in range(RANKS)]
+    if phase == "train":
+        return wrong
+    for what, function, expected in (
+        ("all_gather", lambda: dist.all_gather(slots, one), ("world", "allgather", -1)),
+        (
+            "all_gather_into_tensor",
+            lambda: dist.all_gather_into_tensor(torch.zeros(2 * RANKS), one),
+            ("world", "all_gather_single", -1),
+        ),
+        (
+            "gather",
+            lambda: dist.gather(one, slots if rank == 2 else None, dst=2),
+            ("world", "gather", 2),
+        ),
+    ):
+        seen, _ = calls_of(function)
+        if [(s[0], s[1], s[4]) for s in seen] != [expected]:
+            wrong.append(f"{phase} {what}: {seen}")
+    return wrong
+
+
+@pytest.mark.parametrize("phase", ["setup", "train", "done"])
+def test_what_can_not_be_mirrored(mock, phase):
+    results = run_ranks(crossing_job, RANKS, mock, phase, env={"LOFI_NODE_SIZE": str(SIZE)})
+    assert not [line for lines in results for line in lines]
+
+
+def ddp_job(path: Any) -> list[str]:
+    """A step of DDP: what is broadcast at set-up is real, gradients and buffers stay inside."""
+    rank = begin(path)
+    node = f"node{rank // SIZE}"
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
+    seen, wrapped = calls_of(lambda: torch.nn.parallel.DistributedDataParallel(model))
+    wrong = [f"set-up: {call}" for call in seen if call[0] != "world"]
+    for step in range(3):
+        seen, _ = calls_of(lambda: wrapped(torch.randn(5, 3)).square().sum().backward())
+        names = [call[1] for call in seen]
+        wrong += [f"step {step}: {call}" for call in seen if call[0] != node]
+        sums = [call for call in seen if call[1] == "allreduce"]
+        if any((call[2], call[3]) != ("PREMUL_SUM", 2.0) for call in sums) or not sums:
+            wrong.append(f"step {step}: {seen}")
+        roots = {call[4] for call in seen if call[1] == "broadcast"}
+        if "broadcast" not in names or not roots <= {0}:  # buffers, from the root's image
+            wrong.append(f"step {step}: {seen}")
+    return wrong
+
+
+def test_a_step_of_ddp(mock):
+    results = run_ranks(ddp_job, RANKS, mock, env={"LOFI_NODE_SIZE": str(SIZE)})
+    assert not [line for lines in results for line in lines]
+
+
 def stream_job(path: Any) -> None:
     """Nothing is added behind NCCL's own work, and nothing waits for it on the host."""
     rank = begin(path)
