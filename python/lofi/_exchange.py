@@ -140,8 +140,8 @@ class Run:
 
     def _agree_on_layout(self) -> list[float]:
         """Names, shapes, dtypes and first weights are the same everywhere; the nodes' weights."""
-        layout = [item.describe() for item in self.items]
-        layout.append(f"scratch_bytes {self.scratch_bytes}")  # chunks are cut by it
+        layout = [f"scratch_bytes {self.scratch_bytes}"]  # chunks are cut by it
+        layout += [item.describe() for item in self.items]
         firsts = [self.first.get(item.name, _UNKNOWN) for item in self.items]
         record = (
             hashlib.sha256("\n".join(layout).encode()).digest()

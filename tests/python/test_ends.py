@@ -149,8 +149,8 @@ def test_two_optimizers_and_nothing_wrapped(tmp_path):
 def test_the_last_file_s_folder_is_gone(tmp_path):
     script = """
     import shutil
-    os.makedirs("temporary", exist_ok=True)
     if dist.get_rank() == 0:
+        os.makedirs("temporary")
         torch.save(model.module.state_dict(), "temporary/model.pth")
         shutil.rmtree("temporary")
     """
