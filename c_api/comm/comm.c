@@ -75,7 +75,7 @@ lofi_status lofi_comm_create(const lofi_comm_options *options, lofi_allgather_fn
     if (st != LOFI_OK) goto free_comm;
     st = lofi__queue_create(comm);
     if (st != LOFI_OK) goto free_members;
-    st = comm->transport->open(&comm->members, options, allgather, ctx, &comm->state);
+    st = comm->transport->open(&comm->members, options, NULL, allgather, ctx, &comm->state);
     if (st != LOFI_OK) goto end_queue;
     *out = comm;
     return LOFI_OK;
