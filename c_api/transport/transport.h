@@ -72,6 +72,7 @@ struct lofi__transport {
 extern const struct lofi__transport lofi__transport_self;
 extern const struct lofi__transport lofi__transport_shm;
 extern const struct lofi__transport lofi__transport_host;
+extern const struct lofi__transport lofi__transport_nccl;
 
 /* ---- what every transport does with a task ------------------------------------------------- */
 
