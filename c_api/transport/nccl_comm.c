@@ -416,8 +416,10 @@ static lofi_status make(struct lofi__nccl *nccl, const lofi_comm_options *option
     st = parent == NULL ? init(nccl, where, id)
                         : split(nccl, where, parent, options->color, deadline_ns);
     if (st == LOFI_OK) st = lofi__nccl_wait(nccl, where, NULL, deadline_ns);
-    if (st == LOFI_OK) st = check_place(nccl, where);
-    if (st != LOFI_OK) lofi__nccl_abort(nccl);
+    if (st != LOFI_OK)
+        lofi__nccl_abort(nccl);
+    else
+        st = check_place(nccl, where); /* not aborted then: others are to see it for themselves */
     lofi__nccl_leave(nccl);
     return st;
 }
