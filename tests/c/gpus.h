@@ -38,7 +38,7 @@ struct gpu {
     void *arg;
     struct gpus_board *board; /* of all ranks */
     lofi__cu_stream stream;   /* the "caller's" */
-    _Atomic int *flags;       /* 8, for the test's own use */
+    _Atomic int *flags;       /* 8, for the test's own use but for the last */
 };
 
 static pthread_mutex_t gpus_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -65,6 +65,14 @@ static inline double gpus_now(void)
     struct timespec now;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+/* Until all ranks are here, once: what one of them does then finds no other one in what was before. */
+static inline void gpus_meet(struct gpu *gpu)
+{
+    atomic_fetch_add(&gpu->flags[7], 1);
+    while (atomic_load(&gpu->flags[7]) < gpu->count)
+        gpus_sleep_ms(1);
 }
 
 /* A lofi_allgather_fn; `ctx` is the struct gpus_place. */

@@ -165,6 +165,7 @@ static void lonely_split(struct gpu *gpu)
     lofi_comm *world = gpus_comm(gpu, LONG_MS), *part = NULL;
     lofi_comm_options options = LOFI_COMM_OPTIONS_INIT;
 
+    gpus_meet(gpu);
     if (gpu->rank == 0) {
         options.transport = "nccl";
         options.parent = world;
@@ -272,6 +273,7 @@ static void late(struct gpu *gpu)
     int32_t *data = make_data(gpu);
     lofi_task task = LOFI_TASK_INIT;
 
+    gpus_meet(gpu);
     if (gpu->rank == 0) {
         const double began = gpus_now();
         task.timeout_ms = SHORT_MS;
@@ -297,6 +299,7 @@ static void mismatch(struct gpu *gpu)
     lofi_comm *comm = gpus_comm(gpu, SHORT_MS);
     int32_t *data = make_data(gpu);
 
+    gpus_meet(gpu);
     const lofi_status st = gpu->rank == 0 ? sum(comm, data) : lofi_broadcast(comm, data, 64, 0);
     CHECK(st == LOFI_TIMED_OUT || st == LOFI_PEER_LOST);
     lofi_comm_destroy(comm);
@@ -367,7 +370,7 @@ static void refused_call(struct gpu *gpu)
         task.out_list = out_list;
     }
     /* The first rank to come to the call fails, and NCCL tells the other one. */
-    CHECK(lofi_barrier(comm) == LOFI_OK);
+    gpus_meet(gpu);
     if (gpu->rank == 0) {
         fake_cuda_fail_next(calls[which].symbol, 3);
         const lofi_status st = lofi_run(comm, &task);
@@ -403,6 +406,7 @@ static void aborted(struct gpu *gpu)
     lofi_request *first = NULL, *second = NULL;
     pthread_t thread;
 
+    gpus_meet(gpu);
     if (gpu->rank == 0) {
         const double began = gpus_now();
         CHECK(lofi_post(comm, &task, NULL, NULL, &first) == LOFI_OK);
@@ -433,6 +437,7 @@ static void abort_race(struct gpu *gpu)
     pthread_t thread;
     lofi_status st = LOFI_OK;
 
+    gpus_meet(gpu);
     CHECK(pthread_create(&thread, NULL, abort_soon, comm) == 0);
     while (st == LOFI_OK)
         st = sum(comm, data);
@@ -466,6 +471,7 @@ static void destroyed_with_posts(struct gpu *gpu)
     lofi_task task = LOFI_TASK_INIT;
     lofi_request *requests[3];
 
+    gpus_meet(gpu);
     if (gpu->rank == 0)
         for (int i = 0; i < 3; i++)
             CHECK(lofi_post(comm, &task, NULL, NULL, &requests[i]) == LOFI_OK);
