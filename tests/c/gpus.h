@@ -172,7 +172,7 @@ static inline void gpus_run(int count, void (*job)(struct gpu *), void *arg)
     ASSERT(board != NULL && count <= GPUS_MOST);
     for (int i = 0; i < count; i++) {
         jobs[i] = (struct gpus_job){{i, count, arg, board, NULL, flags}, job};
-        ASSERT(pthread_create(&threads[i], NULL, gpus_thread, &jobs[i]) == 0);
+        if (!CHECK(pthread_create(&threads[i], NULL, gpus_thread, &jobs[i]) == 0)) exit(1);
     }
     for (int i = 0; i < count; i++)
         pthread_join(threads[i], NULL);
