@@ -10,7 +10,7 @@
  *
  * This header is the specification: what is not in it is not API. The library knows neither
  * Python nor torch and opens no connection: between machines bytes move through functions of the
- * caller, inside one through shared memory. It starts a thread for a communicator on which a
+ * caller, inside one through shared memory, between GPUs through NCCL. It starts a thread for a communicator on which a
  * collective is posted, threads for the time of lofi_average_files, and no other.
  *
  * Conventions

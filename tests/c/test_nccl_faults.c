@@ -9,7 +9,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define SHORT_MS 300 /* a deadline that is to pass */
+#define SHORT_MS 500 /* a deadline that is to pass */
 #define LONG_MS 20000
 
 static int32_t *make_data(struct gpu *gpu)

@@ -159,12 +159,16 @@ static lofi__nccl_result progress(struct ncclComm *comm)
     case SPLIT:
         if (all_split(comm->world)) make_children(comm->world);
         break;
-    case ENQUEUE:
+    case ENQUEUE: /* with the second question, whose answer says that it is there */
+        if (!comm->part->is_asked_for) {
+            comm->part->is_asked_for = 1;
+            return LOFI__NCCL_IN_PROGRESS;
+        }
         if (fake_cuda_enqueue(comm->part->stream, fake__run_part, drop_part, comm->part) != 0)
             return comm->error = LOFI__NCCL_CUDA_ERROR;
         comm->part = NULL;
         comm->state = READY;
-        return LOFI__NCCL_IN_PROGRESS;
+        break;
     case FINALIZE:
         if (!holds_finalize) comm->state = FINALIZED;
         break;

@@ -3,7 +3,7 @@
  * NCCL without a GPU, for tests: a libnccl.so.2 on the streams of the fake driver. Ranks are threads.
  *
  *   Progress  All is non-blocking. What a call starts goes on when its communicator is asked how it
- *             is: a collective gets on its stream with the first such question, and a communicator
+ *             is: a collective gets on its stream with the second such question, and a communicator
  *             that is asked for something before it is ready says so and counts it as misuse.
  *   Work      An operation on a stream waits until those of all ranks have been reached, then the
  *             results of all are computed from the last rank to the first. If ranks issued

@@ -28,7 +28,7 @@ struct part {
     uint64_t number; /* the how manieth of its rank */
     int rank;
     lofi__cu_stream stream;
-    int has_come;
+    int is_asked_for, has_come;
     int count;
     struct call call[FAKE__CALLS_MOST];
 };
