@@ -10,8 +10,9 @@
  *
  * This header is the specification: what is not in it is not API. The library knows neither
  * Python nor torch and opens no connection: between machines bytes move through functions of the
- * caller, inside one through shared memory, between GPUs through NCCL. It starts a thread for a communicator on which a
- * collective is posted, threads for the time of lofi_average_files, and no other.
+ * caller, inside one through shared memory, between GPUs through NCCL. It starts a thread for a
+ * communicator on which a collective is posted, threads for the time of lofi_average_files, and no
+ * other.
  *
  * Conventions
  *   Names      lofi_<noun>_<verb>. "create" pairs with "destroy", "open" with "close"; both
@@ -551,8 +552,8 @@ uint64_t lofi_chunk_total(uint64_t total_count, int nodes, int local_size, uint6
  * made: LOFI_UNSUPPORTED, on all ranks, if one of them lacks a library or a device. A collective
  * begins when what was enqueued on `stream` of the options before it was issued is done, and runs on
  * a stream of the communicator's own; when lofi_run returns, or a posted one is done, so is the work
- * on the device, and any stream sees the result. It is given up at its deadline, and
- * after an error, by ncclCommAbort: LOFI_TIMED_OUT, LOFI_PEER_LOST for what NCCL calls a remote
+ * on the device, and any stream sees the result. It is given up at its deadline, and after an
+ * error, by ncclCommAbort: LOFI_TIMED_OUT, LOFI_PEER_LOST for what NCCL calls a remote
  * error, LOFI_SYSTEM for all others, with NCCL's words. Other ranks learn of it from NCCL, or by
  * their own deadlines.
  *
@@ -561,7 +562,8 @@ uint64_t lofi_chunk_total(uint64_t total_count, int nodes, int local_size, uint6
  *
  * After a collective has failed (a rank is lost, late, or in another collective) its output is
  * undefined, the communicator is broken on all ranks (host: on those that saw it), and every later
- * call on it fails at once with the first cause: destroy it. An argument that is refused (LOFI_INVALID) breaks nothing.
+ * call on it fails at once with the first cause: destroy it. A task that is refused (LOFI_INVALID,
+ * LOFI_UNSUPPORTED) breaks nothing.
  *
  * In a child made by fork() a communicator of the parent can only be destroyed, which leaves the
  * parent's alone; all else is LOFI_STATE.

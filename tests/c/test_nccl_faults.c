@@ -4,6 +4,7 @@
  * deadline, and nothing is left behind.
  */
 #define _GNU_SOURCE
+#include "core/mem.h"
 #include "gpus.h"
 
 #include <sys/wait.h>
@@ -11,6 +12,64 @@
 
 #define SHORT_MS 500 /* a deadline that is to pass */
 #define LONG_MS 20000
+
+/* ---- out of memory ------------------------------------------------------------------------------- */
+
+static _Thread_local int until_failure =
+    -1; /* allocations that succeed before one fails; -1: all */
+
+void *lofi__mem_system_create(size_t bytes)
+{
+    if (until_failure == 0) return NULL;
+    if (until_failure > 0) until_failure--;
+    return malloc(bytes);
+}
+
+void lofi__mem_system_destroy(void *memory)
+{
+    free(memory);
+}
+
+/* One rank, so that nobody waits for one that failed before they met. */
+static void out_of_memory(struct gpu *gpu)
+{
+    lofi_comm *comm = NULL, *part = NULL;
+    float *data = gpus_alloc(gpu, 64 * sizeof *data);
+    lofi_request *request = NULL;
+    lofi_task task = LOFI_TASK_INIT;
+    lofi_status st = LOFI_NO_MEMORY;
+    int n = 0;
+
+    memset(data, 0, 64 * sizeof *data);
+    for (n = 0; st == LOFI_NO_MEMORY; n++) {
+        CHECK(comm == NULL);
+        memset(gpu->board, 0, sizeof *gpu->board);
+        until_failure = n;
+        st = gpus_open(gpu, 5000, NULL, &comm);
+    }
+    CHECK(st == LOFI_OK && n == 5);
+    for (st = LOFI_NO_MEMORY, n = 0; st == LOFI_NO_MEMORY; n++) {
+        CHECK(part == NULL);
+        until_failure = n;
+        st = gpus_split(gpu, comm, 0, 0, 1, &part);
+    }
+    CHECK(st == LOFI_OK && n == 4);
+    for (st = LOFI_NO_MEMORY, n = 0; st == LOFI_NO_MEMORY; n++) {
+        until_failure = n;
+        st = lofi_post(comm, &task, NULL, NULL, &request);
+    }
+    until_failure = -1;
+    CHECK(st == LOFI_OK && n == 2);
+    CHECK(lofi_request_wait(request, -1) == LOFI_OK);
+    lofi_request_destroy(request);
+    until_failure = 0;
+    CHECK(lofi_finalize_average(comm, part, LOFI_F32, data, 64, NULL, 0) == LOFI_NO_MEMORY);
+    until_failure = -1;
+    CHECK(lofi_barrier(comm) == LOFI_OK);
+    lofi_comm_destroy(part);
+    lofi_comm_destroy(comm);
+    fake_cuda_free(data);
+}
 
 static int32_t *make_data(struct gpu *gpu)
 {
@@ -534,5 +593,6 @@ int main(void)
     gpus_run(1, stuck_end, NULL);
     gpus_run(2, destroyed_with_posts, NULL);
     gpus_run(1, forked, NULL);
+    gpus_run(1, out_of_memory, NULL);
     return test_end();
 }
