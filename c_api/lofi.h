@@ -10,8 +10,9 @@
  *
  * This header is the specification: what is not in it is not API. The library knows neither
  * Python nor torch and opens no connection: between machines bytes move through functions of the
- * caller, inside one through shared memory. It starts a thread for a communicator on which a
- * collective is posted, threads for the time of lofi_average_files, and no other.
+ * caller, inside one through shared memory, between GPUs through NCCL. It starts a thread for a
+ * communicator on which a collective is posted, threads for the time of lofi_average_files, and no
+ * other.
  *
  * Conventions
  *   Names      lofi_<noun>_<verb>. "create" pairs with "destroy", "open" with "close"; both
@@ -539,18 +540,30 @@ uint64_t lofi_chunk_total(uint64_t total_count, int nodes, int local_size, uint6
 /* ---- communicators --------------------------------------------------------------------------- */
 
 /*
- * n ranks that run collectives together. What moves the bytes is one of three transports:
+ * n ranks that run collectives together. What moves the bytes is one of four transports:
  *   shm    memory that the processes of one machine share
  *   host   functions of the caller, over MPI for instance
  *   self   for one rank alone
- * On all of them a collective gives the same bits.
+ *   nccl   NCCL 2.18 or newer, between GPUs
+ * On the first three a collective gives the same bits.
+ *
+ * nccl is for memory of a CUDA device: buffers lie there (others are LOFI_INVALID), and sums are
+ * NCCL's, see below. libcuda.so.1 and libnccl.so.2 are loaded when the first such communicator is
+ * made: LOFI_UNSUPPORTED, on all ranks, if one of them lacks a library or a device. A collective
+ * begins when what was enqueued on `stream` of the options before it was issued is done, and runs on
+ * a stream of the communicator's own; when lofi_run returns, or a posted one is done, so is the work
+ * on the device, and any stream sees the result. It is given up at its deadline, and after an
+ * error, by ncclCommAbort: LOFI_TIMED_OUT, LOFI_PEER_LOST for what NCCL calls a remote
+ * error, LOFI_SYSTEM for all others, with NCCL's words. Other ranks learn of it from NCCL, or by
+ * their own deadlines.
  *
  * Collectives of a communicator run one at a time, in the order in which they are issued; all
  * ranks issue the same ones in the same order. Any thread may issue.
  *
  * After a collective has failed (a rank is lost, late, or in another collective) its output is
  * undefined, the communicator is broken on all ranks (host: on those that saw it), and every later
- * call on it fails at once with the first cause: destroy it. An argument that is refused (LOFI_INVALID) breaks nothing.
+ * call on it fails at once with the first cause: destroy it. A task that is refused (LOFI_INVALID,
+ * LOFI_UNSUPPORTED) breaks nothing.
  *
  * In a child made by fork() a communicator of the parent can only be destroyed, which leaves the
  * parent's alone; all else is LOFI_STATE.
@@ -579,7 +592,7 @@ typedef struct lofi_host_functions {
 
 typedef struct lofi_comm_options {
     size_t size;
-    const char *transport; /* "shm", "host" or "self" */
+    const char *transport; /* "shm", "host", "self" or "nccl" */
     int rank;              /* 0 ... rank_count - 1 */
     int rank_count;        /* n >= 1 */
     int timeout_ms;        /* that a collective may take; > 0 */
@@ -589,21 +602,35 @@ typedef struct lofi_comm_options {
     size_t slot_bytes;     /* shm: size of one of the two slots of a rank, 4096 ... 2^30, rounded up
                               to 128 bytes for each rank; 0: chosen */
     const lofi_host_functions *host; /* host: copied, but for its ctx */
+    /* All that follows is nccl's. */
+    int device;        /* CUDA's number of it; -1: that of the thread's context, or else 0 */
+    void *stream;      /* a CUstream or cudaStream_t of the caller's, on this device; NULL: the
+                          default one. Borrowed until the communicator is destroyed */
+    lofi_comm *parent; /* NULL, or a communicator of more ranks to make this one out of. Borrowed
+                          during the call */
+    int color;         /* read with a parent: >= 0, the same on the ranks that stay together */
 } lofi_comm_options;
 #define LOFI_COMM_OPTIONS_INIT                                                                     \
     {                                                                                              \
-        sizeof(lofi_comm_options), NULL, 0, 1, 30 * 60 * 1000, NULL, NULL, 0, NULL                 \
+        sizeof(lofi_comm_options), NULL, 0, 1, 30 * 60 * 1000, NULL, NULL, 0, NULL, -1, NULL,      \
+            NULL, 0                                                                                \
     }
 
 /*
  * Collective: all ranks call it. shm calls `allgather` up to five times, and needs nothing else to
- * find the others; host and self do not call it, and it may be NULL.
+ * find the others, nccl once if it has no parent; else it is not called, and may be NULL.
  *
  * shm: LOFI_UNSUPPORTED when the ranks do not share a machine (its boot, and its network, process
  * and IPC namespaces), LOFI_SYSTEM when its memory can't be made or mapped (in a container with
  * little /dev/shm and a closed /proc, say), LOFI_ABI when they run different releases; each with
  * the same sentence on every rank. The memory, 2 * slot_bytes for each rank, has no name any more
  * when the call returns, so nothing is left behind however the processes end.
+ *
+ * nccl: has to be done in timeout_ms. With a parent, all ranks of the parent make a communicator at
+ * the same time, each its own, and nothing else runs on the parent meanwhile: `color` says who stays
+ * together, `rank` in which order (ncclCommSplit). It shares the parent's connections and buffers,
+ * so that one of them that is aborted can take the others with it.
+ *
  * LOFI_INVALID names the option that is wrong; LOFI_NO_MEMORY, and the status of `allgather` (a
  * LOFI_SYSTEM of which becomes LOFI_PEER_LOST), are this rank's own.
  */
@@ -612,7 +639,8 @@ lofi_status lofi_comm_create(const lofi_comm_options *options, lofi_allgather_fn
 
 /* Not collective. Posted collectives that have not run yet fail first; it waits for the one that
  * is running. Other ranks that still wait for this one get LOFI_PEER_LOST. No other thread may be
- * inside a call on the communicator, waits for its requests included. */
+ * inside a call on the communicator, waits for its requests included. (nccl: waits up to 5 s for
+ * NCCL to end what it has, and aborts it then. The others learn of it as said above.) */
 void lofi_comm_destroy(lofi_comm *comm);
 
 int lofi_comm_rank(const lofi_comm *comm);
@@ -620,7 +648,8 @@ int lofi_comm_rank_count(const lofi_comm *comm);
 const char *lofi_comm_transport(const lofi_comm *comm); /* static storage */
 
 /* Breaks the communicator on all ranks: what runs and what waits fails with LOFI_PEER_LOST, which
- * names this rank. From any thread. (host: what runs is not interrupted.) */
+ * names this rank. From any thread. (host: what runs is not interrupted. nccl: other ranks learn of
+ * it from NCCL, or by their deadlines, and not which rank it was.) */
 void lofi_comm_abort(lofi_comm *comm);
 
 /*
@@ -645,6 +674,10 @@ void lofi_comm_abort(lofi_comm *comm);
  * f is `factor` converted to float32 or float64 as the sums are, or to the integer (it must be
  * whole). The result has the same bits on every rank, in every run, and on every transport and
  * CPU; which NaN a NaN is, is not defined. The default floating-point environment is assumed.
+ *
+ * nccl is the exception: order and rounding are NCCL's, f is converted to the data's type, what MIN
+ * and MAX make of NaN is NCCL's too, and BAND, BOR and BXOR are LOFI_UNSUPPORTED. So is all_to_all
+ * with a slot for another rank in place of the one from it.
  */
 typedef struct lofi_task {
     size_t size;
@@ -716,6 +749,10 @@ void lofi_request_destroy(lofi_request *request);
  * shard with its column, chunk by chunk, and the node gathers the shards: 2 (K-1)/K of the bytes
  * cross for each node, `scratch_bytes` is what it may allocate (0: 64 MiB; at least 4 KiB).
  * After an error `data` is undefined.
+ *
+ * With both communicators on nccl `data` and the scratch memory lie on the device (lofi_cuda_mean,
+ * with the same bits); it begins when what was enqueued on both streams is done, and is done when
+ * it returns. LOFI_INVALID if only one of them is.
  */
 lofi_status lofi_finalize_average(lofi_comm *node, lofi_comm *column, lofi_dtype dtype, void *data,
                                   size_t count, const double *weights, size_t scratch_bytes);

@@ -47,7 +47,7 @@ run_address() {
 # The tests that start threads.
 run_thread() {
   build thread gcc -DLOFI_SANITIZE=thread -DCMAKE_BUILD_TYPE=RelWithDebInfo
-  run_tests thread -R '^(session|topology|status|comm|comm_faults|comm_threads|average|ckpt|fake_cuda|cuda)$'
+  run_tests thread -R '^(session|topology|status|comm|comm_faults|comm_threads|average|ckpt|fake_cuda|cuda|nccl|nccl_faults|nccl_average)$'
 }
 
 # On Debian: gcc-aarch64-linux-gnu, libc6-dev-arm64-cross, qemu-user. Linked statically, so that the

@@ -6,17 +6,21 @@
  * place i give each other the pieces (all_to_all), each takes the mean of one, they gather the means
  * (all_gather), and so does then the node. What is averaged is bytes in the tensors' own dtype until
  * the one rounding in lofi_mean.
+ *
+ * The data stay where they lie: what is done with memory is done by the transport's table, on the
+ * column's side.
  */
+#include "comm/comm.h"
+#include "comm/host_memory.h"
 #include "core/mem.h"
-#include "lofi.h"
-
-#include <string.h>
 
 #define SCRATCH_BYTES ((size_t)64 << 20)
 #define SCRATCH_LEAST ((size_t)4 << 10)
 
 struct average {
     lofi_comm *node, *column;
+    const struct lofi__memory *memory;
+    void *state;           /* of `memory`: the column's */
     int nodes, local_size; /* K, L */
     int place;
     lofi_dtype dtype;
@@ -26,7 +30,7 @@ struct average {
     char *sent, *got; /* K pieces each */
     char *mean;       /* one piece */
     char *whole;      /* L shards, for the last chunk, which is padded */
-    const void **in;  /* K */
+    const void **in;  /* K, in the process's own memory */
 };
 
 /* How much of the shard of `place` lies before the end of the chunk. */
@@ -55,21 +59,29 @@ static lofi_status average_chunk(struct average *a, const lofi_chunk *chunk)
     const size_t shard = piece * (size_t)a->nodes;
     char *data = a->data + (size_t)chunk->begin * a->each;
 
-    memset(a->sent, 0, shard);
     const size_t own = bytes_of_shard(a, chunk, a->place);
-    if (own > 0) memcpy(a->sent, data + shard * (size_t)a->place, own);
-    lofi_status st = all_to_all(a, piece);
+    lofi_status st = a->memory->zero(a->state, a->sent, shard);
+    if (st == LOFI_OK && own > 0)
+        st = a->memory->copy(a->state, a->sent, data + shard * (size_t)a->place, own);
+    if (st == LOFI_OK) st = all_to_all(a, piece);
     if (st != LOFI_OK) return st;
     for (int node = 0; node < a->nodes; node++)
         a->in[node] = a->got + piece * (size_t)node;
-    st = lofi_mean(a->dtype, a->mean, a->in, a->weights, a->nodes, (size_t)chunk->piece_count);
+    st = a->memory->mean(a->state, a->dtype, a->mean, a->in, a->weights, a->nodes,
+                         (size_t)chunk->piece_count);
     if (st == LOFI_OK) st = lofi_all_gather(a->column, a->mean, a->sent, piece);
     if (st != LOFI_OK) return st;
     if (chunk->count * a->each == shard * (size_t)a->local_size)
         return lofi_all_gather(a->node, a->sent, data, shard);
     st = lofi_all_gather(a->node, a->sent, a->whole, shard);
-    if (st == LOFI_OK) memcpy(data, a->whole, (size_t)chunk->count * a->each);
+    if (st == LOFI_OK)
+        st = a->memory->copy(a->state, data, a->whole, (size_t)chunk->count * a->each);
     return st;
+}
+
+static const struct lofi__memory *memory_of(const lofi_comm *comm)
+{
+    return comm->transport->memory != NULL ? comm->transport->memory : &lofi__host_memory;
 }
 
 static lofi_status check(const lofi_comm *node, const lofi_comm *column, lofi_dtype dtype,
@@ -85,9 +97,25 @@ static lofi_status check(const lofi_comm *node, const lofi_comm *column, lofi_dt
     else if (scratch_bytes != 0 && scratch_bytes < SCRATCH_LEAST)
         lofi_set_error("%zu bytes of scratch memory: an average needs at least %zu", scratch_bytes,
                        SCRATCH_LEAST);
+    else if (memory_of(node) != memory_of(column))
+        lofi_set_error("an average with the node in %s (%s) and the column in %s (%s): make both "
+                       "for the memory that the data lie in",
+                       memory_of(node)->name, node->transport->name, memory_of(column)->name,
+                       column->transport->name);
     else
         return LOFI_OK;
     return LOFI_INVALID;
+}
+
+/* What was begun on either side before the call is done, and the data are where they belong. */
+static lofi_status begin(const struct average *a)
+{
+    lofi_status st = lofi__comm_check_process(a->node);
+    if (st == LOFI_OK) st = lofi__comm_check_process(a->column);
+    if (st == LOFI_OK) st = a->memory->check(a->state, a->data);
+    if (st == LOFI_OK) st = a->memory->wait(a->node->state);
+    if (st == LOFI_OK) st = a->memory->wait(a->state);
+    return st;
 }
 
 /* Elements of a chunk, such that sent, got, mean and whole fit. */
@@ -99,18 +127,34 @@ static uint64_t chunk_count_of(const struct average *a, size_t scratch_bytes)
     return fits > unit ? fits : unit;
 }
 
+static lofi_status allocate_one(const struct average *a, size_t bytes, char **out)
+{
+    void *memory = NULL;
+    lofi_status st = a->memory->allocate(a->state, bytes, &memory);
+    *out = memory;
+    return st;
+}
+
 static lofi_status allocate(struct average *a, uint64_t chunk_count)
 {
     const size_t shard = (size_t)chunk_count / (size_t)a->local_size * a->each;
 
-    a->sent = lofi__mem_create(shard, 1);
-    a->got = lofi__mem_create(shard, 1);
-    a->mean = lofi__mem_create(shard / (size_t)a->nodes, 1);
-    a->whole = lofi__mem_create((size_t)chunk_count, a->each);
     a->in = lofi__mem_create((size_t)a->nodes, sizeof *a->in);
-    return a->sent != NULL && a->got != NULL && a->mean != NULL && a->whole != NULL && a->in != NULL
-               ? LOFI_OK
-               : LOFI_NO_MEMORY;
+    if (a->in == NULL) return LOFI_NO_MEMORY;
+    lofi_status st = allocate_one(a, shard, &a->sent);
+    if (st == LOFI_OK) st = allocate_one(a, shard, &a->got);
+    if (st == LOFI_OK) st = allocate_one(a, shard / (size_t)a->nodes, &a->mean);
+    if (st == LOFI_OK) st = allocate_one(a, (size_t)chunk_count * a->each, &a->whole);
+    return st;
+}
+
+static void release(const struct average *a)
+{
+    a->memory->release(a->state, a->whole);
+    a->memory->release(a->state, a->mean);
+    a->memory->release(a->state, a->got);
+    a->memory->release(a->state, a->sent);
+    lofi__mem_destroy(a->in);
 }
 
 lofi_status lofi_finalize_average(lofi_comm *node, lofi_comm *column, lofi_dtype dtype, void *data,
@@ -121,6 +165,8 @@ lofi_status lofi_finalize_average(lofi_comm *node, lofi_comm *column, lofi_dtype
 
     struct average a = {.node = node,
                         .column = column,
+                        .memory = memory_of(column),
+                        .state = column->state,
                         .nodes = lofi_comm_rank_count(column),
                         .local_size = lofi_comm_rank_count(node),
                         .place = lofi_comm_rank(node),
@@ -132,6 +178,8 @@ lofi_status lofi_finalize_average(lofi_comm *node, lofi_comm *column, lofi_dtype
     const uint64_t unit = (uint64_t)a.nodes * (uint64_t)a.local_size;
     const uint64_t needed = (count + unit - 1) / unit * unit;
     if (chunk_count > needed) chunk_count = needed;
+    st = begin(&a);
+    if (st != LOFI_OK) return st;
     st = allocate(&a, chunk_count);
     const uint64_t chunks = lofi_chunk_total(count, a.nodes, a.local_size, chunk_count);
     for (uint64_t i = 0; i < chunks && st == LOFI_OK; i++) {
@@ -139,10 +187,7 @@ lofi_status lofi_finalize_average(lofi_comm *node, lofi_comm *column, lofi_dtype
         st = lofi_chunk_at(count, a.nodes, a.local_size, chunk_count, i, &chunk);
         if (st == LOFI_OK) st = average_chunk(&a, &chunk);
     }
-    lofi__mem_destroy(a.in);
-    lofi__mem_destroy(a.whole);
-    lofi__mem_destroy(a.mean);
-    lofi__mem_destroy(a.got);
-    lofi__mem_destroy(a.sent);
+    if (st == LOFI_OK) st = a.memory->wait(a.state);
+    release(&a);
     return st;
 }

@@ -11,6 +11,7 @@ static const struct lofi__transport *const transports[] = {
     &lofi__transport_shm,
     &lofi__transport_host,
     &lofi__transport_self,
+    &lofi__transport_nccl,
 };
 
 static const struct lofi__transport *transport_named(const char *name)
@@ -20,6 +21,29 @@ static const struct lofi__transport *transport_named(const char *name)
     return NULL;
 }
 
+static lofi_status check_parent(const lofi_comm_options *options)
+{
+    const lofi_comm *parent = options->parent;
+
+    lofi_status st = lofi__comm_check_process(parent);
+    if (st != LOFI_OK) return st;
+    if (transport_named(options->transport) != &lofi__transport_nccl ||
+        parent->transport != &lofi__transport_nccl)
+        lofi_set_error("only communicators of the transport nccl have a parent, which is one, too: "
+                       "these are %s, and %s for the parent",
+                       options->transport, parent->transport->name);
+    else if (options->rank_count > parent->members.count)
+        lofi_set_error("%d ranks out of a parent of %d", options->rank_count,
+                       parent->members.count);
+    else if (options->color < 0)
+        lofi_set_error("the color is %d: ranks of a parent that stay together give the same number "
+                       ">= 0",
+                       options->color);
+    else
+        return LOFI_OK;
+    return LOFI_INVALID;
+}
+
 static lofi_status check_options(const lofi_comm_options *options, lofi_allgather_fn allgather,
                                  lofi_comm **out)
 {
@@ -27,7 +51,7 @@ static lofi_status check_options(const lofi_comm_options *options, lofi_allgathe
         lofi_set_error("lofi_comm_create: options and out must be given, and options->size be set "
                        "by LOFI_COMM_OPTIONS_INIT");
     else if (transport_named(options->transport) == NULL)
-        lofi_set_error("the transport is '%.32s': choose shm, host or self",
+        lofi_set_error("the transport is '%.32s': choose shm, host, self or nccl",
                        options->transport != NULL ? options->transport : "");
     else if (options->rank_count < 1 || options->rank_count > 0xffffff || options->rank < 0 ||
              options->rank >= options->rank_count)
@@ -43,8 +67,12 @@ static lofi_status check_options(const lofi_comm_options *options, lofi_allgathe
     else if (options->slot_bytes != 0 &&
              (options->slot_bytes < 4096 || options->slot_bytes > (size_t)1 << 30))
         lofi_set_error("slots of %zu bytes: choose 4096 to 2^30", options->slot_bytes);
+    else if (allgather == NULL && options->parent == NULL &&
+             transport_named(options->transport) == &lofi__transport_nccl)
+        lofi_set_error("the transport nccl needs an allgather to find the other ranks, or a "
+                       "parent");
     else
-        return LOFI_OK;
+        return options->parent != NULL ? check_parent(options) : LOFI_OK;
     return LOFI_INVALID;
 }
 
@@ -75,7 +103,9 @@ lofi_status lofi_comm_create(const lofi_comm_options *options, lofi_allgather_fn
     if (st != LOFI_OK) goto free_comm;
     st = lofi__queue_create(comm);
     if (st != LOFI_OK) goto free_members;
-    st = comm->transport->open(&comm->members, options, allgather, ctx, &comm->state);
+    st = comm->transport->open(&comm->members, options,
+                               options->parent != NULL ? options->parent->state : NULL, allgather,
+                               ctx, &comm->state);
     if (st != LOFI_OK) goto end_queue;
     *out = comm;
     return LOFI_OK;

@@ -13,7 +13,8 @@
 struct lofi_request {
     lofi_comm *comm;
     lofi_task task;
-    void **list; /* owns the pointers of the task's lists; NULL: none */
+    void *ticket; /* the transport's, see issue */
+    void **list;  /* owns the pointers of the task's lists; NULL: none */
     lofi_done_fn done;
     void *ctx;
     struct lofi_request *next;

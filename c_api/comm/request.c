@@ -100,12 +100,27 @@ static lofi_status broken(const lofi_comm *comm)
     return comm->broken;
 }
 
-static lofi_status run_task(const lofi_comm *comm, const lofi_task *task, int in_background)
+static lofi_status run_task(const lofi_comm *comm, const struct lofi_request *request,
+                            int in_background)
 {
+    const lofi_task *task = &request->task;
     const struct lofi__turn turn = {.deadline_ns =
                                         lofi__now_ns() + INT64_C(1000000) * task->timeout_ms,
-                                    .in_background = in_background};
+                                    .in_background = in_background,
+                                    .ticket = request->ticket};
     return comm->transport->run[task->collective](comm->state, task, &turn);
+}
+
+static lofi_status issue(lofi_comm *comm, struct lofi_request *request)
+{
+    if (comm->transport->issue == NULL) return LOFI_OK;
+    return comm->transport->issue(comm->state, &request->task, &request->ticket);
+}
+
+static void retire(lofi_comm *comm, struct lofi_request *request)
+{
+    if (request->ticket != NULL) comm->transport->retire(comm->state, request->ticket);
+    request->ticket = NULL;
 }
 
 static void remember_failure(lofi_comm *comm, lofi_status st)
@@ -126,8 +141,9 @@ static void run_first(lofi_comm *comm, int in_background)
 
     comm->running = 1;
     pthread_mutex_unlock(&comm->lock);
-    if (st == LOFI_OK) st = run_task(comm, &request->task, in_background);
+    if (st == LOFI_OK) st = run_task(comm, request, in_background);
     if (st != LOFI_OK) remember_failure(comm, st);
+    retire(comm, request);
 
     /* Finished before the callback, so that whoever is called by it may ask. After this line a
      * request of lofi_run is gone; it has no callback. */
@@ -232,6 +248,7 @@ lofi_status lofi_run(lofi_comm *comm, const lofi_task *task)
     memset(&request, 0, sizeof request);
     lofi_status st = lofi__comm_check_process(comm);
     if (st == LOFI_OK) st = lofi__task_check(comm, task, &request.task);
+    if (st == LOFI_OK) st = issue(comm, &request);
     if (st != LOFI_OK) return st;
     pthread_mutex_lock(&comm->lock);
     append(comm, &request);
@@ -254,6 +271,7 @@ lofi_status lofi_post(lofi_comm *comm, const lofi_task *task, lofi_done_fn done,
     atomic_init(&request->references, 1);
     st = lofi__task_check(comm, task, &request->task);
     if (st == LOFI_OK) st = keep_lists(request, comm->members.count);
+    if (st == LOFI_OK) st = issue(comm, request);
     if (st != LOFI_OK) {
         release(request);
         return st;
@@ -269,10 +287,12 @@ lofi_status lofi_post(lofi_comm *comm, const lofi_task *task, lofi_done_fn done,
         if (!comm->running) pthread_cond_signal(&comm->has_work);
     }
     pthread_mutex_unlock(&comm->lock);
-    if (st != LOFI_OK)
+    if (st != LOFI_OK) {
+        retire(comm, request);
         release(request);
-    else if (out != NULL)
+    } else if (out != NULL) {
         *out = request;
+    }
     return st;
 }
 

@@ -37,12 +37,12 @@ static void close_host(void *state, int forked)
 }
 
 static lofi_status open_host(const struct lofi__members *members, const lofi_comm_options *options,
-                             lofi_allgather_fn allgather, void *ctx, void **state)
+                             void *parent, lofi_allgather_fn allgather, void *ctx, void **state)
 {
     const lofi_host_functions *given = options->host;
     struct host *host = NULL;
 
-    (void)allgather, (void)ctx;
+    (void)parent, (void)allgather, (void)ctx;
     if (given == NULL || given->size < sizeof *given || given->all_gather == NULL) {
         lofi_set_error("the transport host needs options->host with an all_gather, and its size "
                        "set by LOFI_HOST_FUNCTIONS_INIT");

@@ -6,9 +6,9 @@
 #include <string.h>
 
 static lofi_status open_self(const struct lofi__members *members, const lofi_comm_options *options,
-                             lofi_allgather_fn allgather, void *ctx, void **state)
+                             void *parent, lofi_allgather_fn allgather, void *ctx, void **state)
 {
-    (void)options, (void)allgather, (void)ctx;
+    (void)options, (void)parent, (void)allgather, (void)ctx;
     if (members->count != 1) {
         lofi_set_error("the transport self is for one rank, not for %d", members->count);
         return LOFI_INVALID;

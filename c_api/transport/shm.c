@@ -461,6 +461,13 @@ static lofi_status all_reduce(void *state, const lofi_task *task, const struct l
 
 /* ---- the table ------------------------------------------------------------------------------- */
 
+static lofi_status open_shm(const struct lofi__members *members, const lofi_comm_options *options,
+                            void *parent, lofi_allgather_fn allgather, void *ctx, void **state)
+{
+    (void)parent;
+    return lofi__shm_open(members, options, allgather, ctx, state);
+}
+
 static void abort_shm(void *state)
 {
     struct lofi__shm *shm = state;
@@ -469,7 +476,7 @@ static void abort_shm(void *state)
 
 const struct lofi__transport lofi__transport_shm = {
     .name = "shm",
-    .open = lofi__shm_open,
+    .open = open_shm,
     .run = {[LOFI_ALL_REDUCE] = all_reduce,
             [LOFI_REDUCE] = reduce,
             [LOFI_BROADCAST] = broadcast,

@@ -23,6 +23,26 @@ struct lofi__members {
 struct lofi__turn {
     int64_t deadline_ns; /* of CLOCK_MONOTONIC: by when it must be done */
     int in_background;   /* the caller computes meanwhile, and may need the core */
+    void *ticket;        /* of issue; NULL without one */
+};
+
+/* What the average does with the memory that a transport moves. All but `allocate`, `release` and
+ * `wait` may return before they are done: they and collectives of the same state, once issued, run
+ * in order. Errors are sentences. */
+struct lofi__memory {
+    const char *name; /* "device memory" */
+    /* LOFI_INVALID if `data` is none of it. */
+    lofi_status (*check)(void *state, const void *data);
+    /* Neither zeroed nor counted. */
+    lofi_status (*allocate)(void *state, size_t bytes, void **out);
+    void (*release)(void *state, void *memory); /* NULL is a no-op */
+    lofi_status (*copy)(void *state, void *to, const void *from, size_t bytes);
+    lofi_status (*zero)(void *state, void *to, size_t bytes);
+    /* As lofi_mean; the inputs lie at equal distances. */
+    lofi_status (*mean)(void *state, lofi_dtype dtype, void *out, const void *const *in,
+                        const double *weights, int inputs, size_t count);
+    /* Until all of the above, and what the caller had begun before, is done. */
+    lofi_status (*wait)(void *state);
 };
 
 typedef lofi_status (*lofi__run_fn)(void *state, const lofi_task *task,
@@ -30,9 +50,16 @@ typedef lofi_status (*lofi__run_fn)(void *state, const lofi_task *task,
 
 struct lofi__transport {
     const char *name;
-    /* Collective. `members` is borrowed until close. */
+    const struct lofi__memory *memory; /* NULL: the process's own */
+    /* Collective. `members` is borrowed until close. `parent`: the state of options->parent. */
     lofi_status (*open)(const struct lofi__members *members, const lofi_comm_options *options,
-                        lofi_allgather_fn allgather, void *ctx, void **state);
+                        void *parent, lofi_allgather_fn allgather, void *ctx, void **state);
+    /* Optional, both or none. issue: on the thread that issues a checked task, before it is queued.
+     * Refuses what this transport alone refuses, which breaks nothing, and may keep what it has to
+     * remember of this moment. retire: takes that back, on any thread, when the task has run, or
+     * will not. */
+    lofi_status (*issue)(void *state, const lofi_task *task, void **ticket);
+    void (*retire)(void *state, void *ticket);
     /* By collective; NULL: not one of this transport's, LOFI_UNSUPPORTED. */
     lofi__run_fn run[LOFI_COLLECTIVE_COUNT];
     /* Optional. From any thread, also while a task runs: makes it and all others fail soon. */
@@ -45,6 +72,7 @@ struct lofi__transport {
 extern const struct lofi__transport lofi__transport_self;
 extern const struct lofi__transport lofi__transport_shm;
 extern const struct lofi__transport lofi__transport_host;
+extern const struct lofi__transport lofi__transport_nccl;
 
 /* ---- what every transport does with a task ------------------------------------------------- */
 

@@ -467,7 +467,7 @@ static void test_arguments(void)
 
     EXPECT(lofi_comm_create(NULL, NULL, NULL, &comm) == LOFI_INVALID);
     EXPECT(lofi_comm_create(&options, NULL, NULL, &comm) == LOFI_INVALID);
-    EXPECT_ERROR("shm, host or self");
+    EXPECT_ERROR("shm, host, self or nccl");
     options.transport = "shm";
     EXPECT(lofi_comm_create(&options, NULL, NULL, &comm) == LOFI_INVALID);
     EXPECT_ERROR("allgather");

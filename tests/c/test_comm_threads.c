@@ -27,7 +27,7 @@ struct seat {
 
 static lofi_status run(struct seat *seat, lofi_task *task)
 {
-    const struct lofi__turn turn = {lofi__now_ns() + INT64_C(20000000000), seat->crowded};
+    const struct lofi__turn turn = {lofi__now_ns() + INT64_C(20000000000), seat->crowded, NULL};
     return lofi__transport_shm.run[task->collective](&seat->shm, task, &turn);
 }
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """The C example against the installed library, over MPI: what it writes against numpy's truth."""
 
+import ctypes
 import os
 import re
 import shutil
@@ -72,6 +73,20 @@ def built(prefix, tmp_path_factory) -> Built:
         map(tuple, np.column_stack([data.data, data.target]))
     )
     return Built(build_example(prefix, folder / "build", "cc"), csv)
+
+
+def has_gpu() -> bool:
+    """Whether CUDA's driver is there and sees a device."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    return (
+        driver.cuInit(0) == 0
+        and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+        and count.value > 0
+    )
 
 
 def mpirun(node_size: int | None, *args: str | Path) -> subprocess.CompletedProcess:
@@ -264,3 +279,36 @@ def test_wrong_arguments_are_refused(built, tmp_path):
         done = mpirun(2, "-n", "2", built.program, *args)
         assert done.returncode != 0
         assert message in done.stdout
+
+
+@pytest.fixture(scope="module")
+def train_cuda(built) -> Path:
+    program = built.program.with_name("train_cuda")
+    if not program.exists():
+        assert shutil.which("nvcc") is None  # where it is, it builds
+        pytest.skip("nvcc is not installed")
+    return program
+
+
+def test_on_gpus_it_trains_and_averages(built, train_cuda):
+    if not has_gpu():
+        pytest.skip("needs a GPU")
+    done = mpirun(1, "-n", "1", train_cuda, built.csv)
+    assert done.returncode == 0, done.stdout
+    assert "1 nodes of 1 GPUs" in done.stdout
+    scores = re.findall(
+        r"^(?:node 0|average) +loss (\S+)  accuracy (\S+) %$", done.stdout, re.MULTILINE
+    )
+    assert len(scores) == 2 and scores[0] == scores[1], done.stdout  # of one node
+    assert float(scores[0][1]) > 95
+
+
+def test_without_a_gpu_all_ranks_say_so(built, train_cuda):
+    if has_gpu():
+        pytest.skip("there is one")
+    done = mpirun(1, "-n", "2", train_cuda, built.csv)
+    assert done.returncode != 0
+    assert re.search(
+        r"train_cuda: finding the nodes: rank 0: there is no GPU to train on: CUDA says: .",
+        done.stdout,
+    ), done.stdout

@@ -256,6 +256,18 @@ static struct allocation {
     int device;
 } * allocations;
 
+static struct {
+    size_t now, most;
+} bytes_on[FAKE_CUDA_DEVICES];
+
+static void count_bytes(const struct allocation *a, int is_freed)
+{
+    if (a->kind == FAKE_CUDA_HOST || !is_device(a->device)) return;
+    bytes_on[a->device].now += is_freed ? 0 - a->bytes : a->bytes;
+    if (bytes_on[a->device].now > bytes_on[a->device].most)
+        bytes_on[a->device].most = bytes_on[a->device].now;
+}
+
 /* The allocation that has the first byte. */
 static const struct allocation *find(lofi__cu_address address)
 {
@@ -287,6 +299,7 @@ void *fake_cuda_alloc(fake_cuda_kind kind, int device, size_t bytes)
     fake__lock();
     *a = (struct allocation){allocations, memory, bytes, kind, device};
     allocations = a;
+    count_bytes(a, 0);
     fake__unlock();
     return memory;
 }
@@ -300,6 +313,7 @@ static lofi__cu_result release(lofi__cu_address memory)
     struct allocation *a = *link;
     if (a == NULL) return FAKE_CUDA_INVALID_VALUE;
     *link = a->next;
+    count_bytes(a, 1);
     free(a->memory);
     free(a);
     return 0;
@@ -367,6 +381,21 @@ int fake_cuda_is_device(const void *memory, size_t bytes)
     const int is = a != NULL && holds(a, (uintptr_t)memory, bytes);
     fake__unlock();
     return is;
+}
+
+void fake_cuda_count_bytes(int device)
+{
+    fake__lock();
+    bytes_on[device].now = bytes_on[device].most = 0;
+    fake__unlock();
+}
+
+size_t fake_cuda_most_bytes(int device)
+{
+    fake__lock();
+    const size_t most = bytes_on[device].most;
+    fake__unlock();
+    return most;
 }
 
 struct fake_cuda_held fake_cuda_held(void)

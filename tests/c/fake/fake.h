@@ -60,6 +60,9 @@ typedef enum fake_cuda_kind {
 /* As cuMemAlloc on `device`, without a context. NULL if there is no memory. */
 void *fake_cuda_alloc(fake_cuda_kind kind, int device, size_t bytes);
 void fake_cuda_free(void *memory);
+/* Begins to count anew; the most bytes that were allocated on the device at once since. */
+void fake_cuda_count_bytes(int device);
+size_t fake_cuda_most_bytes(int device);
 
 /* ---- contexts and objects ---- */
 
