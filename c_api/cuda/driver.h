@@ -20,6 +20,7 @@ typedef int lofi__cu_device;
 typedef uint64_t lofi__cu_address;
 typedef int lofi__cu_result; /* 0: done */
 
+#define LOFI__CU_OUT_OF_MEMORY 2
 #define LOFI__CU_NOT_READY 600
 #define LOFI__CU_STREAM_NON_BLOCKING 1u
 #define LOFI__CU_EVENT_DISABLE_TIMING 2u

@@ -15,8 +15,6 @@
 
 #include <pthread.h>
 
-#define LOFI__CU_OUT_OF_MEMORY 2
-
 /* Events that are kept for the next tasks. */
 #define LOFI__NCCL_SPARE_EVENTS 16
 

@@ -183,8 +183,7 @@ static cudaError_t fill(float *weights, unsigned long long seed)
     /* The upper 24 bits fill a float's mantissa: from -0.1 to 0.1. */
     for (int i = 0; i < MLP_SIZE; i++)
         host[i] = ((float)(next_random(&state) >> 40) / 8388608.0f - 1.0f) * 0.1f;
-    cudaError_t error =
-        cudaMemcpy(weights, host, MLP_SIZE * sizeof *host, cudaMemcpyHostToDevice);
+    cudaError_t error = cudaMemcpy(weights, host, MLP_SIZE * sizeof *host, cudaMemcpyHostToDevice);
     free(host);
     return error;
 }
