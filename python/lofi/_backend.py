@@ -11,7 +11,7 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed import distributed_c10d as c10d
 
-from lofi import _config, _hooks, _implicit, _world
+from lofi import _config, _hooks, _implicit, _node_group, _world
 from lofi._hooks.patch import not_compiled
 from lofi._log import log
 from lofi._native import _C
@@ -32,11 +32,20 @@ def create(options: Any, backend_options: Any = None) -> Any:
 
 
 def _split_parent(options: Any) -> Any:
-    """torch has found that the default group is connected, and has all its ranks here now."""
-    if not isinstance(options.split_from, _C.BackendLofi):
+    """The connected backend of the node that all its ranks split now, where torch finds one.
+
+    torch asks ranks that are not in the group for perform_nocolor_split on the same condition.
+    """
+    if not options.global_ranks_in_group or dist.group.WORLD is None:
+        return None
+    if _node_group.MARK in str(options.group_id):  # made by its members alone
         return None
     device = dist.group.WORLD.bound_device_id
-    return None if device.type == "cpu" else options.split_from.inner(device.type, "node")
+    if device is None or device.type == "cpu":
+        return None
+    # Before torch 2.14 a plug-in was not told.
+    whole = getattr(options, "split_from", _world.backend_of(None))
+    return whole.inner(device.type, "node") if isinstance(whole, _C.BackendLofi) else None
 
 
 def make(
@@ -198,7 +207,7 @@ class Source:
         if device.type == "cpu":
             return
         before = _free_bytes(device)
-        backend.eager_connect_single_device(device)
+        _unwrapped(backend).eager_connect_single_device(device)
         made = self.made[device.type, span]
         if made.bytes is None:  # the first time
             made.bytes = max(before - _free_bytes(device), 0)

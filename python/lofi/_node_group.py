@@ -9,6 +9,7 @@ from torch.distributed import distributed_c10d as c10d
 
 from lofi import _world
 
+MARK = ":lofi_node"  # in the names of these groups
 _made: "weakref.WeakKeyDictionary[Any, Any]" = weakref.WeakKeyDictionary()
 
 
@@ -33,7 +34,7 @@ def of(group: Any) -> Any:
         ranks,
         backend,
         c10d._get_default_store(),
-        f"{group.group_name}:lofi_node{lofi_group.node_number(node)}",
+        f"{group.group_name}{MARK}{lofi_group.node_number(node)}",
         timeout=c10d._get_default_timeout(backend),
         group_desc="lofi_node",
     )
