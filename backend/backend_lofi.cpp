@@ -82,7 +82,7 @@ BackendLofi::BackendLofi(Config config)
       strict_(config.strict), coalesces_cuda_(config.coalesces_cuda),
       inners_(std::move(config.source), single_,
               [this](const auto &made, auto device, auto span) { dress(made, device, span); }),
-      options_(c10::make_intrusive<Options>("lofi", config.timeout))
+      options_(c10::make_intrusive<OptionsLofi>("lofi", config.timeout))
 {
     options_->group_name = config.name;
     for (int rank = 0; rank < size_; ++rank) {
@@ -523,7 +523,7 @@ c10::intrusive_ptr<c10d::Backend> BackendLofi::split(const c10::intrusive_ptr<c1
                                                      const std::vector<int> &ranks,
                                                      const c10::intrusive_ptr<Options> &opts)
 {
-    const auto &options = opts ? opts : options_;
+    const auto options = opts ? opts : getBackendOptions();
     const bool is_connected =
         bound_device_id_ && !bound_device_id_->is_cpu() && options->group_name != last_split_;
     last_split_ = options->group_name;

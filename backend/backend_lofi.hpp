@@ -23,6 +23,12 @@ using Tensors = std::vector<at::Tensor>;
 using TensorLists = std::vector<Tensors>;
 using WorkPtr = c10::intrusive_ptr<c10d::Work>;
 
+// Those of every backend. Of a type of their own, since torch before 2.14 makes deep copies of a
+// plug-in's options in Python.
+struct OptionsLofi : c10d::Backend::Options {
+    using c10d::Backend::Options::Options;
+};
+
 class BackendLofi : public c10d::Backend {
   public:
     struct Config {
@@ -170,7 +176,7 @@ class BackendLofi : public c10d::Backend {
     const bool strict_;
     const bool coalesces_cuda_;
     Inners inners_;
-    c10::intrusive_ptr<Options> options_;
+    c10::intrusive_ptr<OptionsLofi> options_;
     std::string last_split_; // name of the group that was split from this one last
     std::atomic<uint64_t> sequence_{0};
     std::atomic<bool> timeout_was_set_{false};

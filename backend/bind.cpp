@@ -441,7 +441,14 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m)
             return lofi_group_member(g.get(), node, place);
         });
 
+    const auto copied = [](const OptionsLofi &self, const py::args &) {
+        return c10::make_intrusive<OptionsLofi>(self);
+    };
+    py::class_<OptionsLofi, c10d::Backend::Options, c10::intrusive_ptr<OptionsLofi>>(m, "Options")
+        .def("__copy__", copied)
+        .def("__deepcopy__", copied);
     py::class_<BackendLofi, c10d::Backend, c10::intrusive_ptr<BackendLofi>>(m, "BackendLofi")
+        .def_property_readonly("options", &BackendLofi::getBackendOptions)
         .def(py::init(&make_backend), py::arg("group"), py::arg("source"), py::arg("timeout"),
              py::arg("name"), py::arg("strict"), py::arg("coalesces_cuda"))
         .def_property_readonly("source",

@@ -29,6 +29,13 @@ def begin(path: Any, **how: Any) -> int:
     return dist.get_rank()
 
 
+def end(result: Any = None) -> Any:
+    """A rank that ends takes the store with it, if it is the first one."""
+    with lofi.scope("world"):
+        dist.barrier()
+    return result
+
+
 def enter(phase: str) -> None:
     if phase == "train":
         lofi.start()
@@ -110,7 +117,7 @@ def all_reduce_job(path: Any, phase: str) -> list[str]:
         dist.barrier,
         (node if phase == "train" else "world", "barrier", "", 0.0, -1, -1),
     )
-    return wrong
+    return end(wrong)
 
 
 @pytest.mark.parametrize("phase", ["setup", "train", "done"])
@@ -177,7 +184,7 @@ def other_job(path: Any) -> list[str]:
         )
     if any(size != RANKS for size in sizes.values()):
         wrong.append(f"sizes {sizes}")
-    return wrong
+    return end(wrong)
 
 
 def test_other_collectives(mock):
@@ -228,7 +235,7 @@ def crossing_job(path: Any, phase: str) -> list[str]:
             wrong.append(f"{phase} {what}: {short} {error}, not {expected}")
     one, slots = torch.ones(2), [torch.zeros(2) for _ in range(RANKS)]
     if phase == "train":
-        return wrong
+        return end(wrong)
     for what, function, expected in (
         ("all_gather", lambda: dist.all_gather(slots, one), ("world", "allgather", -1)),
         (
@@ -245,7 +252,7 @@ def crossing_job(path: Any, phase: str) -> list[str]:
         seen, _ = calls_of(function)
         if [(s[0], s[1], s[4]) for s in seen] != [expected]:
             wrong.append(f"{phase} {what}: {seen}")
-    return wrong
+    return end(wrong)
 
 
 @pytest.mark.parametrize("phase", ["setup", "train", "done"])
@@ -271,7 +278,7 @@ def ddp_job(path: Any) -> list[str]:
         roots = {call[4] for call in seen if call[1] == "broadcast"}
         if "broadcast" not in names or not roots <= {0}:  # buffers, from the root's image
             wrong.append(f"step {step}: {seen}")
-    return wrong
+    return end(wrong)
 
 
 def test_a_step_of_ddp(mock):
@@ -332,7 +339,7 @@ def names_job(path: Any) -> dict[str, tuple[str, str]]:
     lofi.start()
     dist.all_reduce(torch.ones(1))
     del rank
-    return {name: (mock.uid, mock.desc) for name, mock in mocked.made.items()}
+    return end({name: (mock.uid, mock.desc) for name, mock in mocked.made.items()})
 
 
 def test_names_in_logs_and_flight_records(mock):
