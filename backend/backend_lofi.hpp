@@ -113,6 +113,9 @@ class BackendLofi : public c10d::Backend {
     WorkPtr endCoalescing() override;
 
     uint64_t getSequenceNumberForGroup() override;
+    void setSequenceNumberForGroup() override // it counts from 0, as gloo and NCCL do
+    {
+    }
     void setTimeout(std::chrono::milliseconds timeout) override;
     void setGroupUid(const std::string &uid) override;
     void eagerConnectSingleDevice(at::Device device) override;
