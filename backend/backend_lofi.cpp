@@ -517,16 +517,17 @@ void BackendLofi::monitoredBarrier(const c10d::BarrierOptions &opts, bool wait_a
 }
 
 // The ranks of a node split its communicator together, those in none of the parts included. torch
-// asks for each device type that this backend serves, but of some ranks only once: what counts is
-// the name of the new group.
+// asks for each device type that this backend serves (of members since 2.14 only once): a group
+// that it has named already is the one of before.
 c10::intrusive_ptr<c10d::Backend> BackendLofi::split(const c10::intrusive_ptr<c10d::Store> &store,
                                                      const std::vector<int> &ranks,
                                                      const c10::intrusive_ptr<Options> &opts)
 {
-    const auto options = opts ? opts : getBackendOptions();
-    const bool is_connected =
-        bound_device_id_ && !bound_device_id_->is_cpu() && options->group_name != last_split_;
-    last_split_ = options->group_name;
+    const bool is_again = opts && !opts->group_name.empty() && opts->group_name == last_split_;
+    const bool is_connected = bound_device_id_ && !bound_device_id_->is_cpu();
+    if (is_again) return last_child_.lock();
+    last_split_ = opts ? opts->group_name : "";
+    last_child_.reset();
     if (std::find(ranks.begin(), ranks.end(), rank_) == ranks.end()) {
         if (is_connected) leave_split(*bound_device_id_);
         return nullptr;
@@ -537,11 +538,12 @@ c10::intrusive_ptr<c10d::Backend> BackendLofi::split(const c10::intrusive_ptr<c1
                           " of a group of ", size_);
         global_ranks.push_back(lofi_group_global_rank(group_.get(), rank));
     }
-    auto &source = inners_.source();
-    if (!is_connected) return source.split(store, global_ranks, options, nullptr);
-    auto parent = inners_.get(bound_device_id_->type(), Span::node);
-    auto child = source.split(store, global_ranks, options, parent);
-    child->eagerConnectSingleDevice(*bound_device_id_);
+    c10::intrusive_ptr<c10d::Backend> parent;
+    if (is_connected) parent = inners_.get(bound_device_id_->type(), Span::node);
+    auto child =
+        inners_.source().split(store, global_ranks, opts ? opts : getBackendOptions(), parent);
+    if (is_connected) child->eagerConnectSingleDevice(*bound_device_id_);
+    last_child_ = c10::weak_intrusive_ptr<c10d::Backend>(child);
     return child;
 }
 

@@ -181,6 +181,7 @@ class BackendLofi : public c10d::Backend {
     Inners inners_;
     c10::intrusive_ptr<OptionsLofi> options_;
     std::string last_split_; // name of the group that was split from this one last
+    c10::weak_intrusive_ptr<c10d::Backend> last_child_{c10::intrusive_ptr<c10d::Backend>()};
     std::atomic<uint64_t> sequence_{0};
     std::atomic<bool> timeout_was_set_{false};
 
