@@ -18,13 +18,31 @@ bool premultiplies(const at::Tensor &tensor)
                                                type == at::kHalf || type == at::kBFloat16);
 }
 
-c10d::ReduceOp premultiplied(const lofi_plan &plan, const c10d::ReduceOp &op)
+// The factor as torch must be given it, for NCCL to read it.
+double as_read(double factor, at::ScalarType type)
 {
-    const double factor = static_cast<double>(plan.factor);
+#ifdef LOFI_NCCL_READS_HALF_A_FACTOR
+    if (type == at::kBFloat16) { // in both halves of the float
+        const uint32_t half = c10::BFloat16(static_cast<float>(factor)).x;
+        return c10::bit_cast<float>(half << 16 | half);
+    }
+#endif
+    return factor;
+}
+
+c10d::ReduceOp premultiplied(double factor, const c10d::ReduceOp &op)
+{
     if (op.op_ != c10d::ReduceOp::PREMUL_SUM) return LOFI_MAKE_PREMUL_SUM(factor);
     const auto *given = static_cast<const LOFI_PREMUL_SUPPLEMENT *>(op.supplement_.get());
-    if (given->tensor_factor.defined()) return LOFI_MAKE_PREMUL_SUM(given->tensor_factor * factor);
     return LOFI_MAKE_PREMUL_SUM(given->double_factor * factor);
+}
+
+// A factor in a tensor stays as it is, and where it is: NCCL reads it later.
+bool has_tensor_factor(const c10d::ReduceOp &op)
+{
+    return op.op_ == c10d::ReduceOp::PREMUL_SUM &&
+           static_cast<const LOFI_PREMUL_SUPPLEMENT *>(op.supplement_.get())
+               ->tensor_factor.defined();
 }
 
 // For all tensors at once: on CUDA that is one kernel.
@@ -53,13 +71,20 @@ std::optional<c10d::ReduceOp> scaled_in_sum(const lofi_plan &plan,
                                             const c10d::ReduceOp &op, const c10d::Backend &inner,
                                             bool coalesced)
 {
-    if (plan.adjust != LOFI_ADJUST_SCALE || tensors.empty()) return std::nullopt;
+    if (plan.adjust != LOFI_ADJUST_SCALE || tensors.empty() || has_tensor_factor(op)) {
+        return std::nullopt;
+    }
     const bool is_comm = dynamic_cast<const BackendComm *>(&inner) != nullptr;
     const bool is_nccl = inner.getBackendName() == "nccl";
     if (!is_comm && !(is_nccl && std::all_of(tensors.begin(), tensors.end(), premultiplies))) {
         return std::nullopt;
     }
-    auto scaled = premultiplied(plan, op);
+    auto scaled = premultiplied(static_cast<double>(plan.factor), op);
+    if (is_nccl) {
+        const auto *made = static_cast<const LOFI_PREMUL_SUPPLEMENT *>(scaled.supplement_.get());
+        const auto type = tensors.front().scalar_type();
+        return LOFI_MAKE_PREMUL_SUM(as_read(made->double_factor, type));
+    }
     if (is_comm && !BackendComm::reduces(tensors, scaled, coalesced)) return std::nullopt;
     return scaled;
 }

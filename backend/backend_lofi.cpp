@@ -175,6 +175,11 @@ WorkPtr BackendLofi::then(const Step &step, WorkPtr work, std::function<void()> 
         coalescing_->finish.push_back(std::move(finish));
         return work;
     }
+    if (!work) { // NCCL's, when nobody asked for one: what follows is ordered by the stream
+        at::AutoDispatchBelowADInplaceOrView below_autograd;
+        finish();
+        return work;
+    }
     return issued(step, c10::make_intrusive<WorkLofi>(std::move(work), std::move(finish), type));
 }
 
@@ -570,7 +575,10 @@ WorkPtr BackendLofi::endCoalescing()
         if (auto work = inner->endCoalescing()) ended.works.push_back(work);
     }
     if (ended.works.size() == 1 && ended.finish.empty()) return ended.works.front();
-    return c10::make_intrusive<WorkAll>(std::move(ended.works), std::move(ended.finish));
+    const bool is_asynchronous = !ended.works.empty();
+    auto all = c10::make_intrusive<WorkAll>(std::move(ended.works), std::move(ended.finish));
+    if (!is_asynchronous) all->wait(kNoTimeout);
+    return all;
 }
 
 uint64_t BackendLofi::getSequenceNumberForGroup()

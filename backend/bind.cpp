@@ -12,6 +12,7 @@
 #include "backend_lofi.hpp"
 #include "check.hpp"
 #include "convert.hpp"
+#include "node_store.hpp"
 #include "oob_store.hpp"
 #include "session.hpp"
 
@@ -477,6 +478,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m)
 
     py::class_<BackendComm, c10d::Backend, c10::intrusive_ptr<BackendComm>>(m, "BackendComm")
         .def_property_readonly("transport", &BackendComm::transport);
+    py::class_<NodeStore, c10d::Store, c10::intrusive_ptr<NodeStore>>(m, "NodeStore")
+        .def(py::init<c10::intrusive_ptr<c10d::Store>>(), py::arg("below"));
     m.def("with_comm", &with_comm, py::arg("gloo"), py::arg("store"), py::arg("global_ranks"),
           py::arg("timeout"), py::arg("name"), release_gil(),
           "The backend to use for the ranks of `gloo`: with a communicator of liblofi's where they "

@@ -44,7 +44,10 @@ bool WorkLofi::wait(std::chrono::milliseconds timeout)
 
 bool WorkAll::isCompleted()
 {
-    return std::all_of(works_.begin(), works_.end(), [](auto &w) { return w->isCompleted(); });
+    const bool done =
+        std::all_of(works_.begin(), works_.end(), [](auto &w) { return w->isCompleted(); });
+    if (done) finish();
+    return done;
 }
 
 bool WorkAll::isSuccess() const

@@ -19,7 +19,8 @@ class WorkLofi : public c10d::Work {
 
     bool isCompleted() override
     {
-        return future_->completed();
+        // The future of a collective on CUDA is complete as soon as it is enqueued.
+        return inner_->isCompleted() && future_->completed();
     }
     bool isSuccess() const override
     {

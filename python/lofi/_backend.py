@@ -121,6 +121,7 @@ class Made:
     ranks: list[int]  # global
     times: int = 0  # that one was made
     is_there: bool = False  # and was not released since
+    is_connected: bool = False  # to its device, by lofi
     bytes: int | None = None  # of the device's memory; None: not measured
 
 
@@ -161,7 +162,7 @@ class Source:
         again = f"/{made.times}" if made.times else ""
         store = dist.PrefixStore(f"lofi/{device}/{label}{again}", self.store)
         made.times += 1
-        made.is_there = True
+        made.is_there, made.is_connected = True, False
         name = f"{self.name}:{label}"
         if device == "cpu":
             inner = self._gloo(store, rank, ranks, name)
@@ -199,6 +200,8 @@ class Source:
         if self.parent is not None and span == "node":
             options.split_from = _unwrapped(self.parent)
             options.split_color = c10d._process_group_color(ranks)
+        if span == "node":
+            store = _C.NodeStore(store)
         return dist.ProcessGroupNCCL(store, rank, len(ranks), options)
 
     @not_compiled
@@ -206,11 +209,13 @@ class Source:
         """Connect an inner backend to its device now, and note what that takes of its memory."""
         if device.type == "cpu":
             return
+        made = self.made[device.type, span]
+        if made.is_connected:  # NCCL would make a second communicator, and count another split
+            return
+        made.is_connected = True
         before = _free_bytes(device)
         _unwrapped(backend).eager_connect_single_device(device)
-        made = self.made[device.type, span]
-        if made.bytes is None:  # the first time
-            made.bytes = max(before - _free_bytes(device), 0)
+        made.bytes = max(before - _free_bytes(device), 0)
 
     def split(
         self, store: Any, ranks: list[int], timeout: timedelta, name: str, parent: Any

@@ -82,6 +82,18 @@ const char *name_of(const c10d::ReduceOp &op)
     }
 }
 
+// The factor that reaches NCCL's kernel.
+double as_read(double factor, at::ScalarType type)
+{
+    if (type != at::kBFloat16) return factor;
+#ifdef LOFI_NCCL_READS_HALF_A_FACTOR
+    const auto bits = c10::bit_cast<uint32_t>(static_cast<float>(factor));
+    return c10::BFloat16(static_cast<uint16_t>(bits), c10::BFloat16::from_bits());
+#else
+    return c10::BFloat16(static_cast<float>(factor));
+#endif
+}
+
 class MockNccl : public c10d::Backend {
   public:
     MockNccl(c10::intrusive_ptr<c10d::Backend> gloo, std::string label)
@@ -139,7 +151,7 @@ class MockNccl : public c10d::Backend {
     {
         note("broadcast", tensors).root = static_cast<int>(opts.rootRank);
         gloo_->broadcast(tensors, opts)->wait();
-        return done(c10d::OpType::BROADCAST, tensors);
+        return done(c10d::OpType::BROADCAST, tensors, opts);
     }
     WorkPtr allreduce(Tensors &tensors, const c10d::AllreduceOptions &opts) override
     {
@@ -158,21 +170,21 @@ class MockNccl : public c10d::Backend {
         Tensors all{tensors[0].clone()};
         sum(all, opts.reduceOp);
         if (at_root) tensors[0].copy_(all[0]);
-        return done(c10d::OpType::REDUCE, tensors);
+        return done(c10d::OpType::REDUCE, tensors, opts);
     }
     WorkPtr allgather(TensorLists &outputs, Tensors &inputs,
                       const c10d::AllgatherOptions &opts) override
     {
         note("allgather", inputs);
         gloo_->allgather(outputs, inputs, opts)->wait();
-        return done(c10d::OpType::ALLGATHER, outputs[0]);
+        return done(c10d::OpType::ALLGATHER, outputs[0], opts);
     }
     WorkPtr LOFI_ALL_GATHER_SINGLE(at::Tensor &output, at::Tensor &input,
                                    const c10d::AllgatherOptions &opts) override
     {
         note("all_gather_single", {input});
         gloo_->LOFI_ALL_GATHER_SINGLE(output, input, opts)->wait();
-        return done(c10d::OpType::_ALLGATHER_BASE, {output});
+        return done(c10d::OpType::_ALLGATHER_BASE, {output}, opts);
     }
     WorkPtr LOFI_ALL_GATHER_SINGLE_COALESCED(Tensors &outputs, Tensors &inputs,
                                              const c10d::AllgatherOptions &opts) override
@@ -186,21 +198,21 @@ class MockNccl : public c10d::Backend {
     {
         note("gather", inputs).root = static_cast<int>(opts.rootRank);
         gloo_->gather(outputs, inputs, opts)->wait();
-        return done(c10d::OpType::GATHER, inputs);
+        return done(c10d::OpType::GATHER, inputs, opts);
     }
     WorkPtr scatter(Tensors &outputs, TensorLists &inputs,
                     const c10d::ScatterOptions &opts) override
     {
         note("scatter", outputs).root = static_cast<int>(opts.rootRank);
         gloo_->scatter(outputs, inputs, opts)->wait();
-        return done(c10d::OpType::SCATTER, outputs);
+        return done(c10d::OpType::SCATTER, outputs, opts);
     }
     WorkPtr LOFI_REDUCE_SCATTER_SINGLE(at::Tensor &output, at::Tensor &input,
                                        const c10d::ReduceScatterOptions &opts) override
     {
         note_op("reduce_scatter_single", {input}, opts.reduceOp);
         gloo_->LOFI_REDUCE_SCATTER_SINGLE(output, input, opts)->wait();
-        return done(c10d::OpType::_REDUCE_SCATTER_BASE, {output});
+        return done(c10d::OpType::_REDUCE_SCATTER_BASE, {output}, opts);
     }
     WorkPtr LOFI_ALL_TO_ALL_SINGLE(at::Tensor &output, at::Tensor &input,
                                    std::vector<int64_t> &output_splits,
@@ -209,14 +221,14 @@ class MockNccl : public c10d::Backend {
     {
         note("all_to_all_single", {input});
         gloo_->LOFI_ALL_TO_ALL_SINGLE(output, input, output_splits, input_splits, opts)->wait();
-        return done(c10d::OpType::ALLTOALL_BASE, {output});
+        return done(c10d::OpType::ALLTOALL_BASE, {output}, opts);
     }
     WorkPtr reduce_scatter(Tensors &outputs, TensorLists &inputs,
                            const c10d::ReduceScatterOptions &opts) override
     {
         note_op("reduce_scatter", inputs[0], opts.reduceOp);
         gloo_->reduce_scatter(outputs, inputs, opts)->wait();
-        return done(c10d::OpType::REDUCE_SCATTER, outputs);
+        return done(c10d::OpType::REDUCE_SCATTER, outputs, opts);
     }
     WorkPtr LOFI_REDUCE_SCATTER_SINGLE_COALESCED(Tensors &outputs, Tensors &inputs,
                                                  const c10d::ReduceScatterOptions &opts) override
@@ -235,7 +247,7 @@ class MockNccl : public c10d::Backend {
         auto parts = got.chunk(getSize());
         for (size_t i = 0; i < outputs.size(); ++i)
             outputs[i].copy_(parts[i]);
-        return done(c10d::OpType::ALLTOALL, outputs);
+        return done(c10d::OpType::ALLTOALL, outputs, opts);
     }
     WorkPtr send(Tensors &tensors, int peer, int tag) override
     {
@@ -253,7 +265,7 @@ class MockNccl : public c10d::Backend {
     {
         note("barrier", {});
         gloo_->barrier(opts)->wait();
-        return done(c10d::OpType::BARRIER, {});
+        return done(c10d::OpType::BARRIER, {}, opts);
     }
 
   private:
@@ -271,8 +283,9 @@ class MockNccl : public c10d::Backend {
         if (op.op_ == c10d::ReduceOp::PREMUL_SUM) {
             TORCH_CHECK_TYPE(at::isFloatingType(inputs[0].scalar_type()),
                              "PreMulSum Data type must be half, float, bfloat16 or double");
-            call.factor =
-                static_cast<const LOFI_PREMUL_SUPPLEMENT *>(op.supplement_.get())->double_factor;
+            call.factor = as_read(
+                static_cast<const LOFI_PREMUL_SUPPLEMENT *>(op.supplement_.get())->double_factor,
+                inputs[0].scalar_type());
         }
         return call;
     }
@@ -281,7 +294,7 @@ class MockNccl : public c10d::Backend {
     {
         note_op(name, tensors, opts.reduceOp);
         sum(tensors, opts.reduceOp);
-        return done(c10d::OpType::ALLREDUCE, tensors);
+        return done(c10d::OpType::ALLREDUCE, tensors, opts);
     }
     void sum(Tensors &tensors, const c10d::ReduceOp &op)
     {
@@ -297,6 +310,13 @@ class MockNccl : public c10d::Backend {
             gloo_->allreduce(one, plain)->wait();
             if (op.op_ == c10d::ReduceOp::AVG) values.div_(getSize());
         }
+    }
+    // As NCCL's: no work where nobody asked for one.
+    template <class Opts>
+    WorkPtr done(c10d::OpType type, Tensors outputs, const Opts &opts)
+    {
+        auto work = done(type, std::move(outputs));
+        return opts.asyncOp ? work : nullptr;
     }
     WorkPtr done(c10d::OpType type, Tensors outputs, bool has_future = true)
     {
