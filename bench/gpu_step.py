@@ -96,7 +96,9 @@ def measure_average(million: int, scratch: int) -> dict[str, Any]:
     torch.manual_seed(lofi.stats()["node"])
     size = (million * 1_000_000 // 16, 16)
     tensors = [torch.randn(size, device="cuda").bfloat16()]
-    lofi.finalize_average([torch.full((1,), float(dist.get_rank()), device="cuda")])  # connects
+    lofi.finalize_average(
+        [torch.full((1,), float(lofi.stats()["node"]), device="cuda")]
+    )  # connects
     torch.cuda.synchronize()
     dist.barrier()
     begin = time.perf_counter()

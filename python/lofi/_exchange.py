@@ -21,7 +21,7 @@ from lofi import _world
 from lofi._log import log
 from lofi._native import _C
 from lofi._targets import Item, on_host
-from lofi._transfer import Part, Transfer, as_bytes, is_on_gpu
+from lofi._transfer import Part, Transfer, as_bytes, flat, is_on_gpu, row_dtype
 
 _NONFINITE_COUNT = 1 << 22  # elements of a tensor on a GPU that are looked at at once
 _DIGEST_BYTES = 16
@@ -253,15 +253,15 @@ class Run:
         return value
 
     def _value(self, index: int, own: dict[int, torch.Tensor]) -> torch.Tensor:
-        """What this node puts in for a tensor, contiguous: where it lies, or on the CPU."""
+        """What this node puts in for a tensor: where it lies, or contiguous on the CPU."""
         if index in own:
             return own[index]
         tensor = self.items[index].tensor.detach()
-        return tensor.contiguous() if is_on_gpu(tensor) else on_host(tensor)
+        return tensor if is_on_gpu(tensor) else on_host(tensor)
 
     def _finds_nonfinite(self, index: int, own: dict[int, torch.Tensor]) -> bool:
         """In a tensor that the whole node holds, each rank looks at a part of its own."""
-        values = self._value(index, own).view(-1)
+        values = self._value(index, own).reshape(-1)
         if not self.items[index].is_shard:
             part = -(-values.numel() // self.node_size)
             values = values[self.place * part : (self.place + 1) * part]
@@ -293,11 +293,11 @@ class Run:
         kinds: dict[tuple[bool, str, str], tuple[list[Item], list[torch.Tensor]]] = {}
         for index in differing:
             item = self.items[index]
-            row = flat(self._value(index, own))
-            key = (item.is_shard, str(row.dtype), row.device.type)
+            value = self._value(index, own)
+            key = (item.is_shard, str(row_dtype(value)), value.device.type)
             group = kinds.setdefault(key, ([], []))
             group[0].append(item)
-            group[1].append(row)
+            group[1].append(value)
         for (is_shard, _, _), (items, sources) in kinds.items():
             yield Part(items, sources, is_shard)
 
@@ -331,14 +331,6 @@ def _holds_nonfinite(values: torch.Tensor) -> bool:
         part = part.float() if part.dtype.itemsize == 1 else part  # float8 has no isfinite
         found |= ~torch.isfinite(part).all()
     return bool(found)
-
-
-def flat(tensor: torch.Tensor) -> torch.Tensor:
-    """One row of elements that liblofi knows: complex numbers as pairs, integers as bytes."""
-    if tensor.is_complex():
-        tensor = torch.view_as_real(tensor)
-    row = tensor.reshape(-1)
-    return row if row.is_floating_point() else row.view(torch.uint8)
 
 
 def write(tensor: torch.Tensor, values: torch.Tensor) -> None:

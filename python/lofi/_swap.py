@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 from lofi import _sharded, _world
-from lofi._exchange import Change, Result, flat, write
+from lofi._exchange import Change, Result, write
 from lofi._targets import Item, collect, digest, on_host, unwrap
+from lofi._transfer import flat
 
 
 class Swap:

@@ -12,7 +12,8 @@ The result is kept in the host's memory until all of it has arrived everywhere, 
 be overwritten before; on the GPU it would be a second model.
 
 Memory: on the host, one copy of the tensors that differ; where they lie, SLOTS buffers of a chunk
-under way. On a GPU these fill the scratch at most, on the CPU chunks are of CHUNK_BYTES.
+under way, and a copy of one tensor at a time that is not contiguous. On a GPU the buffers fill the
+scratch at most, on the CPU chunks are of CHUNK_BYTES.
 """
 
 import contextlib
@@ -23,6 +24,7 @@ from typing import Any
 
 import torch
 
+from lofi._log import log
 from lofi._native import _C
 from lofi._targets import Item
 
@@ -30,6 +32,7 @@ CHUNK_BYTES = 16 * 1024 * 1024  # of the row; a rank sends a shard of it, in K p
 SLOTS = 4  # chunks under way: one sent, one averaged, one going to the node, one to spare
 SCRATCH_BYTES = 256 * 1024 * 1024  # on a GPU, unless the caller says otherwise
 SCRATCH_LEAST = 1024 * 1024
+_ALIGNED = 16  # elements
 
 
 @dataclass
@@ -37,17 +40,14 @@ class Part:
     """Tensors of one dtype and device that are averaged as one row of elements."""
 
     items: list[Item]
-    sources: list[torch.Tensor]  # what this node puts in for each, flat
+    sources: list[torch.Tensor]  # what this node puts in for each
     is_shard: bool
     result: torch.Tensor | None = None  # in the host's memory
+    held: tuple[int, torch.Tensor] | None = None  # the last source that had to be copied, flat
 
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.sources[0].dtype
-
-    @property
-    def device(self) -> torch.device:
-        return self.sources[0].device
+    def __post_init__(self) -> None:
+        self.dtype, self.device = row_dtype(self.sources[0]), self.sources[0].device
+        self.counts = [source.nbytes // self.dtype.itemsize for source in self.sources]
 
     @property
     def is_staged(self) -> bool:
@@ -56,25 +56,48 @@ class Part:
 
     @property
     def count(self) -> int:
-        return sum(source.numel() for source in self.sources)
+        return sum(self.counts)
 
     def read(self, begin: int, out: torch.Tensor) -> None:
         """Copy elements begin ... begin + len(out) of the row; zeros past its end."""
         filled, offset = 0, 0
-        for source in self.sources:
+        for index, length in enumerate(self.counts):
             first = max(begin + filled - offset, 0)
-            if first < source.numel() and filled < out.numel() and begin + filled >= offset:
-                count = min(source.numel() - first, out.numel() - filled)
-                out[filled : filled + count] = source[first : first + count]
+            if first < length and filled < out.numel() and begin + filled >= offset:
+                count = min(length - first, out.numel() - filled)
+                out[filled : filled + count] = self._flat(index)[first : first + count]
                 filled += count
-            offset += source.numel()
+            offset += length
         out[filled:].zero_()
+
+    def _flat(self, index: int) -> torch.Tensor:
+        source = self.sources[index]
+        if source.is_contiguous():
+            return flat(source)
+        if self.held is None or self.held[0] != index:  # one copy at a time
+            self.held = (index, flat(source.contiguous()))
+        return self.held[1]
 
     def results(self) -> Iterator[tuple[Item, torch.Tensor]]:
         offset = 0
-        for item, source in zip(self.items, self.sources, strict=True):
-            yield item, self.result[offset : offset + source.numel()]
-            offset += source.numel()
+        for item, length in zip(self.items, self.counts, strict=True):
+            yield item, self.result[offset : offset + length]
+            offset += length
+
+
+def flat(tensor: torch.Tensor) -> torch.Tensor:
+    """One row of elements that liblofi knows: complex numbers as pairs, integers as bytes."""
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor)
+    row = tensor.reshape(-1)
+    return row if row.is_floating_point() else row.view(torch.uint8)
+
+
+def row_dtype(tensor: torch.Tensor) -> torch.dtype:
+    """Of what `flat` makes of it."""
+    if tensor.is_complex():
+        return tensor.dtype.to_real()
+    return tensor.dtype if tensor.is_floating_point() else torch.uint8
 
 
 def is_on_gpu(tensor: torch.Tensor) -> bool:
@@ -125,6 +148,7 @@ class Transfer:
     scratch_bytes: int
     members: list[int]  # the nodes that are in
     weights: list[float]  # of these
+    has_kernel: bool = _C.CUDA_IS_BUILT
 
     def run(self, part: Part) -> None:
         """Fill part.result, with SLOTS chunks under way at once."""
@@ -158,8 +182,9 @@ class Transfer:
         whole = 0 if part.is_shard else local_size * self.nodes
         pieces = 2 * self.nodes + 1 + whole + (self.nodes if self._leaves_out else 0)
         piece = self.scratch_bytes // (SLOTS * pieces * width)
-        # The library rounds up to whole pieces, so this must be a multiple of them.
-        return max(piece, 1) * local_size * self.nodes
+        # Pieces that lie side by side are aligned for the kernel; the library rounds up to whole
+        # pieces, so this must be a multiple of them.
+        return max(piece // _ALIGNED * _ALIGNED, 1) * local_size * self.nodes
 
     @property
     def _leaves_out(self) -> bool:
@@ -180,24 +205,28 @@ class Transfer:
         slot.wait()
         size = self.nodes * chunk.piece
         mean = slot.mean[: chunk.piece]
-        self._mean(mean, slot.theirs[:size].view(self.nodes, -1))
+        pieces = slot.theirs[:size].view(self.nodes, -1)
+        self._mean(mean, pieces[self.members] if self._leaves_out else pieces)
         column = self.inner(part.device.type, "column")
         slot.work = column._allgather_base(as_bytes(slot.mine[:size]), as_bytes(mean))
         self.count((self.nodes - 1) * mean.nbytes)
 
     def _mean(self, out: torch.Tensor, pieces: torch.Tensor) -> None:
-        if self._leaves_out:
-            pieces = pieces[self.members]
         if not is_on_gpu(out):
             _C.mean(out, list(pieces), self.weights)
-        elif _C.CUDA_IS_BUILT and len(pieces) <= _C.CUDA_MEAN_INPUTS:
-            with torch.cuda.device(out.device):
-                stream = torch.cuda.current_stream().cuda_stream
-                _C.cuda_mean(out, pieces, self.weights, stream)
-        else:  # built without nvcc: the same bits, by way of the host
-            on_host = torch.empty(out.shape, dtype=out.dtype)
+        elif not (self.has_kernel and len(pieces) <= _C.CUDA_MEAN_INPUTS):
+            on_host = torch.empty(out.shape, dtype=out.dtype)  # the same bits
             _C.mean(on_host, list(pieces.cpu()), self.weights)
             out.copy_(on_host)
+        else:
+            try:
+                with torch.cuda.device(out.device):
+                    stream = torch.cuda.current_stream().cuda_stream
+                    _C.cuda_mean(out, pieces, self.weights, stream)
+            except NotImplementedError as error:
+                log("warn", f"means of tensors on a GPU are taken on the CPU: {error}")
+                self.has_kernel = False
+                self._mean(out, pieces)
 
     def _to_node(self, part: Part, chunk: _Chunk, slot: _Slot) -> None:
         """My shard goes to the node's other ranks, theirs come: the chunk is whole."""
