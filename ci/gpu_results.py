@@ -37,8 +37,7 @@ def steps(folder: Path) -> list[dict[str, Any]]:
     return [{"step": n, "exit_code": int(code), "seconds": int(s)} for n, code, s in named]
 
 
-def tests(folder: Path) -> list[dict[str, Any]]:
-    path = folder / "gpu_tests.xml"
+def tests(path: Path) -> list[dict[str, Any]]:
     found = []
     for case in ET.parse(path).iter("testcase") if path.exists() else []:
         bad = case.find("failure") if case.find("failure") is not None else case.find("error")
@@ -93,7 +92,7 @@ def main() -> None:
     results = {
         "machine": machine(),
         "steps": steps(folder),
-        "tests": tests(folder),
+        "tests": tests(folder / "c_tests.xml") + tests(folder / "gpu_tests.xml"),
         "benchmark": benchmark(folder),
     }
     (folder / "results.json").write_text(json.dumps(results, indent=1) + "\n")

@@ -36,12 +36,13 @@ def mixed_job() -> None:
     with dist._coalescing_manager(device=torch.device("cuda", 0)):
         dist.all_gather_into_tensor(whole, own)
     assert whole[::2].tolist() == [first, first + 1] * 2
-    slots = [torch.zeros(2, device="cuda") for _ in range(4)]
-    total = torch.ones(3, dtype=torch.int32, device="cuda")
+    other, total = torch.zeros(8, device="cuda"), torch.ones(3, dtype=torch.int32, device="cuda")
     with dist._coalescing_manager(device=torch.device("cuda", 0), async_ops=True) as manager:
-        dist.all_gather(slots, own, async_op=True)
+        dist.all_gather_into_tensor(whole.zero_(), own)
+        dist.all_gather_into_tensor(other, own + 1)
     manager.wait()
-    assert [slot[0].item() for slot in slots] == [first, first + 1] * 2
+    assert whole[::2].tolist() == [first, first + 1] * 2
+    assert other[::2].tolist() == [first + 1, first + 2] * 2
     dist.all_reduce(total)
     assert total[0].item() == 4
     mean = torch.full((3,), float(rank), device="cuda", dtype=torch.bfloat16)
@@ -128,8 +129,9 @@ def dying_job() -> None:
 
 def test_a_rank_that_dies():
     """The other rank of its node ends as under nccl; the other node does not notice."""
-    env = {"TORCH_NCCL_ASYNC_ERROR_HANDLING": "1", "TORCH_NCCL_DUMP_ON_TIMEOUT": "0"}
+    # The watchdog waits four times this long before it ends its process.
+    env = {"TORCH_NCCL_WAIT_TIMEOUT_DUMP_MILSEC": "1000"}
     begun = time.monotonic()
-    results = on_gpu.run(dying_job, 4, env=env, may_fail=True, timeout=120)
-    assert time.monotonic() - begun < 100
+    results = on_gpu.run(dying_job, 4, env=env, may_fail=True, timeout=180)
+    assert time.monotonic() - begun < 120
     assert [isinstance(result, on_gpu.Failed) for result in results] == [False, False, True, True]
