@@ -125,8 +125,8 @@ static lofi_status begin(const struct average *a)
 static uint64_t chunk_count_of(const struct average *a, size_t scratch_bytes)
 {
     const uint64_t unit = (uint64_t)a->nodes * (uint64_t)a->local_size;
-    const uint64_t fits = scratch_bytes / a->each / (uint64_t)(a->local_size + 3) *
-                          (uint64_t)a->local_size / unit;
+    const uint64_t fits =
+        scratch_bytes / a->each / (uint64_t)(a->local_size + 3) * (uint64_t)a->local_size / unit;
     const uint64_t piece = fits > PIECE_COUNT ? fits / PIECE_COUNT * PIECE_COUNT : fits;
     return piece > 1 ? piece * unit : unit;
 }
