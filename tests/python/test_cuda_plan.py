@@ -98,6 +98,15 @@ def all_reduce_job(path: Any, phase: str) -> list[str]:
         lambda: dist.all_reduce(torch.ones(2), op=given),
         local if phase == "train" else ("world", "allreduce", "PREMUL_SUM", 0.25, -1, -1),
     )
+    if phase == "train":
+        expect(
+            "PREMUL_SUM bf16", lambda: dist.all_reduce(torch.ones(2).bfloat16(), op=given), local
+        )
+        # NCCL reads a factor in a tensor later: it is left alone, and the inputs are scaled.
+        late = dist._make_nccl_premul_sum(torch.tensor([0.25]))
+        seen, _ = calls_of(lambda: dist.all_reduce(torch.ones(2), op=late))
+        if [call[:3] for call in seen] != [(node, "allreduce", "PREMUL_SUM")]:
+            wrong.append(f"a factor in a tensor: {seen}")
     coalesced = ("allreduce_coalesced", "PREMUL_SUM", 2.0, -1, -1)
     expect(
         "coalesced",
