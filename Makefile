@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 # make demo    set up, then the main job: lo-fi against data parallelism on real images
 # make test    set up, then every test
-# make bench   set up, then the benchmarks (needs root for the network ones)
+# make bench   set up, then the benchmarks (root for those over links, a GPU for that on a GPU)
 # make check   formatting and lint
 # make c       liblofi alone: warnings as errors, sanitizers, install (no Python, no torch)
 # make clean   remove what was built (not .venv)
@@ -42,11 +42,13 @@ test: setup test-c
 test-c: $(VENV)/.deps
 	bash ci/c.sh gcc
 
-bench: setup
+bench: setup test-c
 	$(BIN)/python bench/overhead.py
 	$(BIN)/python bench/all_reduce.py
 	$(BIN)/python bench/ddp_step.py
 	$(BIN)/python bench/average.py
+	$(BIN)/python bench/average_files.py
+	$(BIN)/python bench/gpu_step.py
 
 check: setup
 	bash ci/format.sh
