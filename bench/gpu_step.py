@@ -14,7 +14,6 @@ import argparse
 import copy
 import json
 import os
-import socket
 import statistics
 import time
 from pathlib import Path
@@ -22,7 +21,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 import two_groups
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -127,24 +125,6 @@ def rank_main(
     dist.destroy_process_group()
 
 
-def run(function: Any, world_size: int, *arguments: Any) -> dict[str, Any]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = mp.get_context("spawn")
-    results = context.SimpleQueue()
-    ranks = mp.spawn(
-        rank_main, (function, arguments, world_size, port, results), world_size, join=False
-    )
-    while not ranks.join(timeout=1):
-        if not results.empty():
-            break
-    measured = results.get()
-    while not ranks.join():
-        pass
-    return measured
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="on a GPU: lofi against nccl")
     parser.add_argument("--steps", type=int, default=100)
@@ -161,7 +141,7 @@ def main() -> None:
         (measure_average, 4, arguments.million, 256 << 20),
         (measure_average, 4, arguments.million, 64 << 20),
     ):
-        rows.append(run(function, ranks, *how))
+        rows.append(two_groups.spawn(rank_main, function, ranks, *how))
         print(json.dumps(rows[-1]), flush=True)
     two_groups.write_csv(rows, arguments.out / "gpu_step.csv")
 

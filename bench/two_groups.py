@@ -32,14 +32,22 @@ def _rank_main(
 
 def run(function: Callable, world_size: int, *arguments: Any) -> Any:
     """`function(groups, *arguments)` in every rank; what it returns on the first one."""
+    return spawn(_rank_main, function, world_size, *arguments)
+
+
+def spawn(rank_main: Callable, function: Callable, world_size: int, *arguments: Any) -> Any:
+    """`rank_main(rank, function, arguments, world_size, port, results)` in every rank; what one of
+    them puts into `results`. A rank that fails ends the others, and raises here."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     context = mp.get_context("spawn")
     results = context.SimpleQueue()
     ranks = mp.spawn(
-        _rank_main, (function, arguments, world_size, port, results), world_size, join=False
+        rank_main, (function, arguments, world_size, port, results), world_size, join=False
     )
+    while results.empty() and not ranks.join(timeout=1):
+        pass
     measured = results.get()
     while not ranks.join():
         pass
