@@ -30,19 +30,11 @@ double as_read(double factor, at::ScalarType type)
     return factor;
 }
 
-c10d::ReduceOp premultiplied(double factor, const c10d::ReduceOp &op)
+// What a PREMUL_SUM is given; null for other operations.
+const LOFI_PREMUL_SUPPLEMENT *supplement_of(const c10d::ReduceOp &op)
 {
-    if (op.op_ != c10d::ReduceOp::PREMUL_SUM) return LOFI_MAKE_PREMUL_SUM(factor);
-    const auto *given = static_cast<const LOFI_PREMUL_SUPPLEMENT *>(op.supplement_.get());
-    return LOFI_MAKE_PREMUL_SUM(given->double_factor * factor);
-}
-
-// A factor in a tensor stays as it is, and where it is: NCCL reads it later.
-bool has_tensor_factor(const c10d::ReduceOp &op)
-{
-    return op.op_ == c10d::ReduceOp::PREMUL_SUM &&
-           static_cast<const LOFI_PREMUL_SUPPLEMENT *>(op.supplement_.get())
-               ->tensor_factor.defined();
+    if (op.op_ != c10d::ReduceOp::PREMUL_SUM) return nullptr;
+    return static_cast<const LOFI_PREMUL_SUPPLEMENT *>(op.supplement_.get());
 }
 
 // For all tensors at once: on CUDA that is one kernel.
@@ -71,22 +63,21 @@ std::optional<c10d::ReduceOp> scaled_in_sum(const lofi_plan &plan,
                                             const c10d::ReduceOp &op, const c10d::Backend &inner,
                                             bool coalesced)
 {
-    if (plan.adjust != LOFI_ADJUST_SCALE || tensors.empty() || has_tensor_factor(op)) {
-        return std::nullopt;
+    const auto *given = supplement_of(op);
+    if (plan.adjust != LOFI_ADJUST_SCALE || tensors.empty()) return std::nullopt;
+    // A factor in a tensor stays as it is, and where it is: NCCL reads it later.
+    if (given != nullptr && given->tensor_factor.defined()) return std::nullopt;
+
+    const double factor =
+        static_cast<double>(plan.factor) * (given != nullptr ? given->double_factor : 1.0);
+    if (dynamic_cast<const BackendComm *>(&inner) != nullptr) {
+        auto scaled = LOFI_MAKE_PREMUL_SUM(factor);
+        if (BackendComm::reduces(tensors, scaled, coalesced)) return scaled;
+    } else if (inner.getBackendName() == "nccl" &&
+               std::all_of(tensors.begin(), tensors.end(), premultiplies)) {
+        return LOFI_MAKE_PREMUL_SUM(as_read(factor, tensors.front().scalar_type()));
     }
-    const bool is_comm = dynamic_cast<const BackendComm *>(&inner) != nullptr;
-    const bool is_nccl = inner.getBackendName() == "nccl";
-    if (!is_comm && !(is_nccl && std::all_of(tensors.begin(), tensors.end(), premultiplies))) {
-        return std::nullopt;
-    }
-    auto scaled = premultiplied(static_cast<double>(plan.factor), op);
-    if (is_nccl) {
-        const auto *made = static_cast<const LOFI_PREMUL_SUPPLEMENT *>(scaled.supplement_.get());
-        const auto type = tensors.front().scalar_type();
-        return LOFI_MAKE_PREMUL_SUM(as_read(made->double_factor, type));
-    }
-    if (is_comm && !BackendComm::reduces(tensors, scaled, coalesced)) return std::nullopt;
-    return scaled;
+    return std::nullopt;
 }
 
 void adjust_in_place(const lofi_plan &plan, std::vector<at::Tensor> &tensors)

@@ -53,11 +53,10 @@ void Inners::release(c10::DeviceType device)
     std::vector<c10::intrusive_ptr<c10d::Backend>> ended;
     {
         std::lock_guard<std::mutex> lock(mutex_);
-        for (const Entry &entry : entries_) {
-            if (entry.device == device && entry.span != Span::node) ended.push_back(entry.backend);
-        }
-        std::erase_if(entries_, [device](const Entry &entry) {
-            return entry.device == device && entry.span != Span::node;
+        std::erase_if(entries_, [device, &ended](const Entry &entry) {
+            const bool ends = entry.device == device && entry.span != Span::node;
+            if (ends) ended.push_back(entry.backend);
+            return ends;
         });
     }
     for (auto &backend : ended)
