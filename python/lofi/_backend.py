@@ -198,7 +198,7 @@ class Source:
         options.global_ranks_in_group = ranks
         options.group_name = name
         if self.parent is not None and span == "node":
-            options.split_from = _unwrapped(self.parent)
+            options.split_from = unwrapped(self.parent)
             options.split_color = c10d._process_group_color(ranks)
         if span == "node":
             store = _C.NodeStore(store)
@@ -214,7 +214,7 @@ class Source:
             return
         made.is_connected = True
         before = _free_bytes(device)
-        _unwrapped(backend).eager_connect_single_device(device)
+        unwrapped(backend).eager_connect_single_device(device)
         made.bytes = max(before - _free_bytes(device), 0)
 
     def split(
@@ -224,15 +224,15 @@ class Source:
 
     @not_compiled
     def leave_split(self, parent: Any, device: Any) -> None:
-        _unwrapped(parent).perform_nocolor_split(device)
+        unwrapped(parent).perform_nocolor_split(device)
 
     @not_compiled
     def before_implicit(self, collective: str) -> None:
         self.checker.check(collective)
 
 
-def _unwrapped(inner: Any) -> Any:
-    """The ProcessGroupNCCL in what wrap_for_debug made of it."""
+def unwrapped(inner: Any) -> Any:
+    """The inner backend in what wrap_for_debug made of it."""
     return getattr(inner, "wrapped_pg", inner)
 
 

@@ -8,6 +8,7 @@ import torch.distributed as dist
 from torch.distributed import distributed_c10d as c10d
 
 from lofi import _world
+from lofi._backend import unwrapped
 
 
 @dataclass(frozen=True)
@@ -36,8 +37,7 @@ def communicators() -> list[Communicator]:
         for made in backend.source.made.values():
             if not made.is_there:
                 continue
-            inner = backend.inner(made.device, made.span)
-            inner = getattr(inner, "wrapped_pg", inner)
+            inner = unwrapped(backend.inner(made.device, made.span))
             transport = getattr(inner, "transport", None) or inner.name()
             name = backend.source.name
             found.append(

@@ -205,28 +205,29 @@ class Transfer:
         slot.wait()
         size = self.nodes * chunk.piece
         mean = slot.mean[: chunk.piece]
-        pieces = slot.theirs[:size].view(self.nodes, -1)
-        self._mean(mean, pieces[self.members] if self._leaves_out else pieces)
+        self._mean(mean, slot.theirs[:size].view(self.nodes, -1))
         column = self.inner(part.device.type, "column")
         slot.work = column._allgather_base(as_bytes(slot.mine[:size]), as_bytes(mean))
         self.count((self.nodes - 1) * mean.nbytes)
 
     def _mean(self, out: torch.Tensor, pieces: torch.Tensor) -> None:
-        if not is_on_gpu(out):
-            _C.mean(out, list(pieces), self.weights)
-        elif not (self.has_kernel and len(pieces) <= _C.CUDA_MEAN_INPUTS):
-            on_host = torch.empty(out.shape, dtype=out.dtype)  # the same bits
-            _C.mean(on_host, list(pieces.cpu()), self.weights)
-            out.copy_(on_host)
-        else:
+        """Of the members' pieces, where they lie; on the host, to the same bits, for want of a
+        kernel."""
+        if is_on_gpu(out) and self.has_kernel and len(self.members) <= _C.CUDA_MEAN_INPUTS:
+            given = pieces[self.members] if self._leaves_out else pieces
             try:
                 with torch.cuda.device(out.device):
                     stream = torch.cuda.current_stream().cuda_stream
-                    _C.cuda_mean(out, pieces, self.weights, stream)
+                    _C.cuda_mean(out, given, self.weights, stream)
+                return
             except NotImplementedError as error:
                 log("warn", f"means of tensors on a GPU are taken on the CPU: {error}")
                 self.has_kernel = False
-                self._mean(out, pieces)
+        on_host = pieces.cpu()
+        result = torch.empty_like(out, device="cpu") if is_on_gpu(out) else out
+        _C.mean(result, [on_host[node] for node in self.members], self.weights)
+        if result is not out:
+            out.copy_(result)
 
     def _to_node(self, part: Part, chunk: _Chunk, slot: _Slot) -> None:
         """My shard goes to the node's other ranks, theirs come: the chunk is whole."""
