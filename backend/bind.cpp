@@ -333,6 +333,19 @@ void average_files(const std::vector<std::string> &inputs, const std::string &ou
     check(lofi_average_files(&options, nullptr));
 }
 
+std::vector<bool> select_names(const std::optional<std::string> &only,
+                               const std::optional<std::string> &skip,
+                               const std::vector<std::string> &names)
+{
+    std::vector<const char *> texts;
+    for (const auto &name : names)
+        texts.push_back(name.c_str());
+    std::vector<unsigned char> is_selected(names.size());
+    check(lofi_names_select(only ? only->c_str() : nullptr, skip ? skip->c_str() : nullptr,
+                            texts.data(), texts.size(), is_selected.data()));
+    return {is_selected.begin(), is_selected.end()};
+}
+
 py::bytes digest(const at::Tensor &tensor)
 {
     check_dense(tensor);
@@ -513,6 +526,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m)
           py::arg("weights"), py::arg("base"), py::arg("alpha"), py::arg("only"), py::arg("skip"),
           py::arg("dtype"), py::arg("integers_first"), py::arg("force"), release_gil(),
           "lofi_average_files of lofi.h.");
+    m.def("select_names", &select_names, py::arg("only"), py::arg("skip"), py::arg("names"),
+          "lofi_names_select of lofi.h.");
     m.def("mean", &mean, py::arg("out"), py::arg("inputs"), py::arg("weights") = std::nullopt,
           py::arg("base") = std::nullopt, py::arg("alpha") = 1.0, release_gil());
     m.attr("CUDA_IS_BUILT") = lofi_cuda_is_built() == 1;

@@ -819,6 +819,14 @@ lofi_status lofi_checkpoint_compare(const lofi_checkpoint *a, uint64_t index_a,
                                     const lofi_checkpoint *b, uint64_t index_b,
                                     lofi_difference *difference);
 
+/*
+ * Which tensors an average takes: is_selected[i] becomes 1 if `only` (NULL: anything) is found in
+ * names[i] and `skip` (NULL: nothing) is not, else 0. Both are POSIX extended regular expressions;
+ * escapes of other dialects ("\d") are refused. LOFI_INVALID names a wrong one.
+ */
+lofi_status lofi_names_select(const char *only, const char *skip, const char *const *names,
+                              size_t count, unsigned char *is_selected);
+
 /* Called now and then on the thread that waits for an average. Anything but 0 ends it, with
  * LOFI_STATE and nothing left behind. */
 typedef int (*lofi_progress_fn)(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
@@ -831,8 +839,8 @@ typedef struct lofi_average_files_options {
     const double *weights;     /* as in lofi_mean: one for each input, or NULL */
     const char *base;          /* NULL, or a checkpoint to interpolate from */
     double alpha;              /* read with a base: how far to go from it to the average */
-    const char *only;     /* NULL, or a POSIX extended regular expression that is searched in */
-    const char *skip;     /* the names of tensors: those selected match `only`, not `skip` */
+    const char *only;          /* as for lofi_names_select: what is not selected comes from the */
+    const char *skip;          /* first input */
     const char *dtype;    /* NULL: each tensor keeps the first's; else "bfloat16", "BF16" ... */
     int integers_first;   /* 1: integers and bools come from the first input. 0: they have to
                                   be equal in all */

@@ -8,10 +8,10 @@ through dicts, lists and tuples ("model.fc.bias", "optimizer.state.0.exp_avg"); 
 comes from the first file.
 """
 
+import itertools
 import os
-import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -49,8 +49,8 @@ def average_checkpoints(
 
     weights: one for each path; equal by default.
     base, alpha: (1 - alpha) * base + alpha * average, also rounded once. One needs the other.
-    only, skip: regular expressions searched in the names of tensors (POSIX extended ones for
-        safetensors, else Python's); what is not selected comes from the first path.
+    only, skip: regular expressions (POSIX extended) searched in the names of tensors; what is not
+        selected comes from the first path.
     dtype: of the output's real floating-point tensors (torch.bfloat16, "bfloat16" or "bf16", ...);
         by default each one's own.
     integers: "equal", integers and booleans that differ are an error, or "first".
@@ -143,7 +143,8 @@ def _average_pickled(
     labels = labels or paths
     contents = [_load(path) for path in paths]
     found = [_named(content, label) for content, label in zip(contents, labels, strict=True)]
-    if not any(_is_selected(name, only, skip) for name in found[0]) and (only or skip):
+    selected = [_selected(tensors, only, skip) for tensors in found]
+    if found[0] and not selected[0]:
         raise ValueError(
             f"lofi: {labels[0]}: none of its tensors is selected: "
             f"only is {only!r}, skip is {skip!r}"
@@ -151,7 +152,7 @@ def _average_pickled(
     averaged: dict[tuple, torch.Tensor] = {}  # by where the data lie in all files: tied ones once
     put: dict[str, torch.Tensor] = {}
     for name, tensor in found[0].items():
-        if not _is_selected(name, only, skip):
+        if name not in selected[0]:
             continue
         same = [_tensor_of(name, tensor, of, at) for of, at in zip(found, labels, strict=True)]
         if not _has_mean(tensor):
@@ -162,12 +163,15 @@ def _average_pickled(
         if key not in averaged:
             averaged[key] = _average(name, same, labels, weights, base is not None, alpha, dtype)
         put[name] = averaged[key]
-    _refuse_missing(found, labels, only, skip)
+    for names, label in zip(selected, labels, strict=True):
+        if rest := names - found[0].keys():
+            raise ValueError(f"lofi: {labels[0]} has no tensor {min(rest)}, {label} has")
     return with_tensors(contents[0], put)
 
 
-def _is_selected(name: str, only: str | None, skip: str | None) -> bool:
-    return bool((not only or re.search(only, name)) and not (skip and re.search(skip, name)))
+def _selected(names: Iterable[str], only: str | None, skip: str | None) -> set[str]:
+    names = list(names)
+    return set(itertools.compress(names, _C.select_names(only, skip, names)))
 
 
 def _has_mean(tensor: torch.Tensor) -> bool:
@@ -210,15 +214,6 @@ def _tensor_of(
             f"lofi: {name} is {list(tensor.shape)} in {path}, {list(first.shape)} in the first file"
         )
     return tensor
-
-
-def _refuse_missing(
-    found: list[dict[str, torch.Tensor]], paths: list[str], only: str | None, skip: str | None
-) -> None:
-    for tensors, path in zip(found, paths, strict=True):
-        for name in tensors:
-            if name not in found[0] and _is_selected(name, only, skip):
-                raise ValueError(f"lofi: {paths[0]} has no tensor {name}, {path} has")
 
 
 def _refuse_different(name: str, tensors: list[torch.Tensor], paths: list[str]) -> None:

@@ -122,7 +122,10 @@ def test_weights_base_and_dtype(tmp_path):
 
 
 def test_the_bits_of_safetensors_and_of_torch_files_agree(tmp_path):
-    options = [{}, {"weights": [3, 1]}, {"dtype": "float16"}, {"base": 2, "alpha": 0.3}]
+    options = [
+        {}, {"weights": [3, 1]}, {"dtype": "float16"}, {"base": 2, "alpha": 0.3},
+        {"only": "^[ab]$", "skip": "[^a]"},
+    ]  # fmt: skip
     tensors = [
         {"a": torch.randn(1000).bfloat16(), "b": torch.randn(33, 5), "c": torch.randn(9).half()}
         for _ in range(3)
@@ -254,6 +257,7 @@ def test_what_a_review_found(tmp_path):
         (["float"], {"alpha": 0.5}, "base and alpha belong together"),
         (["float"], {"weights": [-1]}, "x of .*float.pt"),
         (["float"], {"only": "y"}, "none of its tensors is selected"),
+        (["float"], {"skip": r"\d"}, "skip.* not POSIX"),
     ):
         with pytest.raises(ValueError, match=match):
             lofi.average_checkpoints(
