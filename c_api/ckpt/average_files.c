@@ -41,7 +41,7 @@ static lofi_status verify(const struct lofi__plan *plan, const struct lofi__plac
 
 static lofi_status write_folder(const struct lofi__plan *plan, struct lofi__place_on_disk *disk)
 {
-    lofi_status st = lofi__folder_copy_others(disk);
+    lofi_status st = lofi__others_copy(disk);
     if (st == LOFI_OK && plan->index_name != NULL)
         st = lofi__output_add(disk, plan->index_name, plan->index, plan->index_bytes);
     return st;

@@ -104,9 +104,25 @@ static lofi_status check_index(const lofi_checkpoint *c, const struct lofi__inde
         return LOFI_CORRUPT;
     }
     if (index->count == c->count) return LOFI_OK;
-    lofi_set_error("%s: it names %" PRIu64 " tensors, and its files have %" PRIu64, c->index_path,
-                   index->count, c->count);
+    uint64_t i = 0;
+    while (i + 1 < c->count && lofi__index_has(index, c->tensors[i].entry->name))
+        i++;
+    lofi_set_error("%s: it does not name the tensor '%.200s' of %s", c->index_path,
+                   c->tensors[i].entry->name, c->tensors[i].file->path);
     return LOFI_CORRUPT;
+}
+
+/* What the average's index takes over. */
+static lofi_status keep_metadata(lofi_checkpoint *c, const struct lofi__index *index)
+{
+    yyjson_val *metadata = yyjson_obj_get(yyjson_doc_get_root(index->doc), "metadata");
+
+    c->index_metadata = yyjson_mut_doc_new(&lofi__json_memory);
+    if (c->index_metadata == NULL) return LOFI_NO_MEMORY;
+    if (!yyjson_is_obj(metadata)) return LOFI_OK;
+    yyjson_mut_val *copy = yyjson_val_mut_copy(c->index_metadata, metadata);
+    yyjson_mut_doc_set_root(c->index_metadata, copy);
+    return copy != NULL ? LOFI_OK : LOFI_NO_MEMORY;
 }
 
 static lofi_status open_index(lofi_checkpoint *c)
@@ -122,8 +138,7 @@ static lofi_status open_index(lofi_checkpoint *c)
     if (st == LOFI_OK) st = open_shards(c, &index);
     if (st == LOFI_OK) st = list_tensors(c);
     if (st == LOFI_OK) st = check_index(c, &index);
-    c->index = index.doc; /* its names were only needed here */
-    index.doc = NULL;
+    if (st == LOFI_OK) st = keep_metadata(c, &index);
     lofi__index_clear(&index);
     return st;
 }
@@ -161,7 +176,7 @@ void lofi_checkpoint_close(lofi_checkpoint *checkpoint)
     if (checkpoint == NULL) return;
     for (uint64_t i = 0; i < checkpoint->file_count; i++)
         lofi__file_close(&checkpoint->files[i]);
-    yyjson_doc_free(checkpoint->index);
+    yyjson_mut_doc_free(checkpoint->index_metadata);
     lofi__mem_destroy(checkpoint->files);
     lofi__mem_destroy(checkpoint->tensors);
     lofi__mem_destroy(checkpoint->by_name);

@@ -12,10 +12,10 @@ struct lofi__place {
 };
 
 struct lofi_checkpoint {
-    char *path;        /* as given */
-    char *folder;      /* NULL: it is a single file */
-    char *index_path;  /* NULL: there is no index */
-    yyjson_doc *index; /* NULL: there is no index */
+    char *path;                     /* as given */
+    char *folder;                   /* NULL: it is a single file */
+    char *index_path;               /* NULL: there is no index */
+    yyjson_mut_doc *index_metadata; /* an object, or without a root; NULL: there is no index */
     struct lofi__file *files;
     uint64_t file_count;
     struct lofi__place *tensors; /* file after file, as they lie */

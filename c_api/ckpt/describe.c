@@ -1,21 +1,18 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the output says of itself: the headers of its files, with where the average came from, and
- * the index.
+ * What the output says of itself: where the average came from, and the index.
  *
  * The format's metadata are text to text, so lists are JSON inside of text; a reader that knows
  * nothing of lofi carries them along.
  */
+#include "ckpt/describe.h"
 #include "ckpt/path.h"
-#include "ckpt/plan.h"
 #include "ckpt/sha256.h"
 #include "ckpt/stream.h"
 #include "core/mem.h"
 
 #include <stdio.h>
 #include <string.h>
-
-#define OURS "lofi."
 
 /* Sets a key to the JSON text of `root`, which belongs to a document of its own. */
 static int add_json(yyjson_mut_doc *doc, yyjson_mut_val *object, const char *key,
@@ -55,15 +52,16 @@ static int add_inputs(const struct lofi__plan *plan, yyjson_mut_doc *doc, yyjson
         if (o->weights != NULL && !yyjson_mut_arr_add_real(doc, weights, o->weights[i])) return 0;
         if (o->weights == NULL && !yyjson_mut_arr_add_int(doc, weights, 1)) return 0;
     }
-    return add_json(doc, object, OURS "inputs", names) &&
-           add_json(doc, object, OURS "weights", weights);
+    return add_json(doc, object, LOFI__OURS "inputs", names) &&
+           add_json(doc, object, LOFI__OURS "weights", weights);
 }
 
 static int add_base(const struct lofi__plan *plan, yyjson_mut_doc *doc, yyjson_mut_val *object)
 {
     if (plan->options->base == NULL) return 1;
-    return yyjson_mut_obj_add_val(doc, object, OURS "base", text_of(doc, plan->options->base)) &&
-           add_json(doc, object, OURS "alpha", yyjson_mut_real(doc, plan->options->alpha));
+    return yyjson_mut_obj_add_val(doc, object, LOFI__OURS "base",
+                                  text_of(doc, plan->options->base)) &&
+           add_json(doc, object, LOFI__OURS "alpha", yyjson_mut_real(doc, plan->options->alpha));
 }
 
 static lofi_status add_digests(const struct lofi__plan *plan, yyjson_mut_doc *doc,
@@ -85,7 +83,7 @@ static lofi_status add_digests(const struct lofi__plan *plan, yyjson_mut_doc *do
             if (!yyjson_mut_obj_put(digests, key, value)) return LOFI_NO_MEMORY;
         }
     }
-    return add_json(doc, object, OURS "sha256", digests) ? LOFI_OK : LOFI_NO_MEMORY;
+    return add_json(doc, object, LOFI__OURS "sha256", digests) ? LOFI_OK : LOFI_NO_MEMORY;
 }
 
 /* Where the average came from: the same in all files. */
@@ -97,123 +95,29 @@ static lofi_status describe_origin(const struct lofi__plan *plan, yyjson_mut_doc
 
     snprintf(version, sizeof version, "%d.%d.%d", LOFI_VERSION_MAJOR, LOFI_VERSION_MINOR,
              LOFI_VERSION_PATCH);
-    if (origin == NULL || !yyjson_mut_obj_add_strcpy(doc, origin, OURS "version", version) ||
+    if (origin == NULL || !yyjson_mut_obj_add_strcpy(doc, origin, LOFI__OURS "version", version) ||
         !add_inputs(plan, doc, origin) || !add_base(plan, doc, origin))
         return LOFI_NO_MEMORY;
     *out = origin;
     return add_digests(plan, doc, origin);
 }
 
-/* The entries of one file of the first input, as far as they are not there yet. */
-static int add_entries(const struct lofi__header *from, yyjson_mut_doc *doc,
-                       yyjson_mut_val *metadata)
-{
-    for (uint64_t m = 0; m < from->metadata_count; m++) {
-        const struct lofi__pair *pair = &from->metadata[m];
-        if (strncmp(pair->key, OURS, strlen(OURS)) == 0) continue; /* of an average of before */
-        if (yyjson_mut_obj_get(metadata, pair->key) != NULL) continue;
-        if (!yyjson_mut_obj_add_str(doc, metadata, pair->key, pair->value)) return 0;
-    }
-    return 1;
-}
-
-/* Those of the input's file, or of all of them if the output is cut anew; and a format, without
- * which some releases of transformers refuse the file. */
-static int add_metadata(const struct lofi__plan *plan, uint64_t number, yyjson_mut_val *origin,
-                        yyjson_mut_doc *doc, yyjson_mut_val *root)
-{
-    const lofi_checkpoint *first = plan->sources[0];
-    const int is_cut_anew = plan->options->shard_bytes > 0;
-    const uint64_t end = is_cut_anew ? first->file_count : number + 1;
-    yyjson_mut_val *metadata = yyjson_mut_obj(doc), *key, *value;
-    size_t i, count;
-
-    for (uint64_t f = is_cut_anew ? 0 : number; f < end; f++)
-        if (!add_entries(&first->files[f].header, doc, metadata)) return 0;
-    if (yyjson_mut_obj_get(metadata, "format") == NULL &&
-        !yyjson_mut_obj_add_str(doc, metadata, "format", "pt"))
-        return 0;
-    yyjson_mut_obj_foreach(origin, i, count, key, value)
-    {
-        yyjson_mut_val *copy = yyjson_mut_val_mut_copy(doc, value);
-        if (!yyjson_mut_obj_add(metadata, yyjson_mut_val_mut_copy(doc, key), copy)) return 0;
-    }
-    return yyjson_mut_obj_add_val(doc, root, "__metadata__", metadata);
-}
-
-static int add_job(const struct lofi__job *job, yyjson_mut_doc *doc, yyjson_mut_val *root)
-{
-    const struct lofi__entry *e = job->places[0]->entry;
-    const uint64_t offsets[2] = {job->begin, job->begin + job->bytes};
-    yyjson_mut_val *object = yyjson_mut_obj(doc);
-
-    return yyjson_mut_obj_add_str(doc, object, "dtype", job->kind->name) &&
-           yyjson_mut_obj_add_val(doc, object, "shape",
-                                  yyjson_mut_arr_with_uint(doc, e->shape, (size_t)e->dims)) &&
-           yyjson_mut_obj_add_val(doc, object, "data_offsets",
-                                  yyjson_mut_arr_with_uint(doc, offsets, 2)) &&
-           yyjson_mut_obj_add_val(doc, root, e->name, object);
-}
-
-/* The length, the JSON, and spaces up to where eight bytes are aligned. */
-static lofi_status write_header(struct lofi__output *output, yyjson_mut_doc *doc)
-{
-    size_t length = 0;
-    char *text = yyjson_mut_write_opts(doc, 0, &lofi__json_memory, &length, NULL);
-    if (text == NULL) return LOFI_NO_MEMORY;
-    const size_t padded = (length + 7) / 8 * 8;
-    lofi_status st = LOFI_OK;
-    if (padded > LOFI__HEADER_MAX) {
-        lofi_set_error("the header of %s would be longer than the format allows", output->path);
-        st = LOFI_INVALID;
-    } else {
-        output->header = lofi__mem_create(8 + padded, 1);
-        if (output->header == NULL) st = LOFI_NO_MEMORY;
-    }
-    if (st == LOFI_OK) {
-        for (int i = 0; i < 8; i++)
-            output->header[i] = (char)((uint64_t)padded >> 8 * i & 0xff);
-        memset(output->header + 8, ' ', padded);
-        memcpy(output->header + 8, text, length);
-        output->header_bytes = 8 + padded;
-    }
-    lofi__mem_destroy(text);
-    return st;
-}
-
-static lofi_status describe_output(const struct lofi__plan *plan, uint64_t number,
-                                   yyjson_mut_val *origin)
-{
-    struct lofi__output *output = &plan->outputs[number];
-    yyjson_mut_doc *doc = yyjson_mut_doc_new(&lofi__json_memory);
-    yyjson_mut_val *root = doc != NULL ? yyjson_mut_obj(doc) : NULL;
-
-    int is_done = root != NULL && add_metadata(plan, number, origin, doc, root);
-    for (uint64_t i = 0; i < output->job_count && is_done; i++)
-        is_done = add_job(&plan->jobs[output->first_job + i], doc, root);
-    if (is_done) yyjson_mut_doc_set_root(doc, root);
-    lofi_status st = is_done ? write_header(output, doc) : LOFI_NO_MEMORY;
-    yyjson_mut_doc_free(doc);
-    return st;
-}
-
 /* The first's entries but for the size, which is counted anew. */
 static int add_index_metadata(const struct lofi__plan *plan, yyjson_mut_doc *doc,
                               yyjson_mut_val *root)
 {
-    yyjson_val *old = yyjson_obj_get(yyjson_doc_get_root(plan->sources[0]->index), "metadata");
-    yyjson_mut_val *metadata = yyjson_mut_obj(doc);
-    yyjson_val *key, *value;
+    yyjson_mut_val *old = yyjson_mut_doc_get_root(plan->sources[0]->index_metadata);
+    yyjson_mut_val *metadata = yyjson_mut_obj(doc), *key, *value;
     size_t i, count;
     uint64_t total = 0;
 
     for (uint64_t f = 0; f < plan->output_count; f++)
         total += plan->outputs[f].data_bytes;
-    yyjson_obj_foreach(old, i, count, key, value)
+    yyjson_mut_obj_foreach(old, i, count, key, value)
     {
-        if (yyjson_equals_str(key, "total_size")) continue;
-        yyjson_mut_val *copy = yyjson_val_mut_copy(doc, value);
-        if (!yyjson_mut_obj_add(metadata, yyjson_val_mut_copy(doc, key), copy)) return 0;
+        if (yyjson_mut_equals_str(key, "total_size")) continue;
+        yyjson_mut_val *copy = yyjson_mut_val_mut_copy(doc, value);
+        if (!yyjson_mut_obj_add(metadata, yyjson_mut_val_mut_copy(doc, key), copy)) return 0;
     }
     return yyjson_mut_obj_add_uint(doc, metadata, "total_size", total) &&
            yyjson_mut_obj_add_val(doc, root, "metadata", metadata);
@@ -260,7 +164,7 @@ lofi_status lofi__plan_describe(struct lofi__plan *plan)
 
     lofi_status st = doc != NULL ? describe_origin(plan, doc, &origin) : LOFI_NO_MEMORY;
     for (uint64_t i = 0; i < plan->output_count && st == LOFI_OK; i++)
-        st = describe_output(plan, i, origin);
+        st = lofi__describe_header(plan, i, origin);
     yyjson_mut_doc_free(doc);
     if (st == LOFI_OK && plan->index_name != NULL) st = describe_index(plan);
     return st;

@@ -212,36 +212,73 @@ static lofi_status read_member(struct reader *r, yyjson_val *key, yyjson_val *va
     return read_entry(r, &h->entries[h->count++], value);
 }
 
+/* The copy of a text at `*end`, which moves on. */
+static const char *keep(const char *text, char **end)
+{
+    const size_t bytes = strlen(text) + 1;
+    char *copy = memcpy(*end, text, bytes);
+    *end += bytes;
+    return copy;
+}
+
+/* The document takes several times the memory of the texts, which are all that is needed of it. */
+static lofi_status keep_texts(struct lofi__header *h)
+{
+    size_t bytes = 0;
+
+    for (uint64_t i = 0; i < h->count; i++)
+        bytes += strlen(h->entries[i].name) + 1;
+    for (uint64_t i = 0; i < h->metadata_count; i++)
+        bytes += strlen(h->metadata[i].key) + strlen(h->metadata[i].value) + 2;
+    h->text = lofi__mem_create(bytes, 1);
+    if (h->text == NULL) return LOFI_NO_MEMORY;
+    char *end = h->text;
+    for (uint64_t i = 0; i < h->count; i++)
+        h->entries[i].name = keep(h->entries[i].name, &end);
+    for (uint64_t i = 0; i < h->metadata_count; i++) {
+        h->metadata[i].key = keep(h->metadata[i].key, &end);
+        h->metadata[i].value = keep(h->metadata[i].value, &end);
+    }
+    return LOFI_OK;
+}
+
+static lofi_status read_root(struct reader *r, yyjson_val *root)
+{
+    yyjson_val *key, *value;
+    size_t i, count;
+
+    lofi_status st = create_lists(r, root);
+    if (st != LOFI_OK) return st;
+    yyjson_obj_foreach(root, i, count, key, value)
+    {
+        st = read_member(r, key, value);
+        if (st != LOFI_OK) return st;
+    }
+    st = check_doubles(r);
+    if (st == LOFI_OK) st = check_cover(r);
+    return st == LOFI_OK ? keep_texts(r->header) : st;
+}
+
 lofi_status lofi__header_parse(const char *file, const char *text, size_t length,
                                uint64_t data_bytes, struct lofi__header *header)
 {
     struct reader r = {.file = file, .data_bytes = data_bytes, .header = header};
-    yyjson_val *key, *value;
-    size_t i, count;
+    yyjson_doc *doc = NULL;
 
     *header = (struct lofi__header){0};
     if (length > 0 && text[0] != '{') {
         lofi_set_error("%s: the header does not begin with '{': this is no safetensors file", file);
         return LOFI_CORRUPT;
     }
-    lofi_status st = lofi__json_read(file, text, length, &header->doc);
-    if (st != LOFI_OK) return st;
-    yyjson_val *root = yyjson_doc_get_root(header->doc);
-    st = create_lists(&r, root);
-    if (st != LOFI_OK) return st;
-    yyjson_obj_foreach(root, i, count, key, value)
-    {
-        st = read_member(&r, key, value);
-        if (st != LOFI_OK) return st;
-    }
-    st = check_doubles(&r);
-    if (st == LOFI_OK) st = check_cover(&r);
+    lofi_status st = lofi__json_read(file, text, length, 0, &doc);
+    if (st == LOFI_OK) st = read_root(&r, yyjson_doc_get_root(doc));
+    yyjson_doc_free(doc);
     return st;
 }
 
 void lofi__header_clear(struct lofi__header *header)
 {
-    yyjson_doc_free(header->doc);
+    lofi__mem_destroy(header->text);
     lofi__mem_destroy(header->dims);
     lofi__mem_destroy(header->entries);
     lofi__mem_destroy(header->metadata);

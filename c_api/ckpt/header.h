@@ -10,7 +10,7 @@
 #define LOFI__HEADER_MAX UINT64_C(100000000)
 
 struct lofi__entry {
-    const char *name; /* in the header's document */
+    const char *name;
     const struct lofi__kind *kind;
     const uint64_t *shape;
     int dims;
@@ -24,8 +24,8 @@ struct lofi__pair {
 };
 
 struct lofi__header {
-    yyjson_doc *doc;
-    uint64_t *dims;              /* all shapes, one after the other */
+    char *text;                  /* all names, keys and values, one after the other */
+    uint64_t *dims;              /* all shapes */
     struct lofi__entry *entries; /* in the order of the data */
     uint64_t count;
     struct lofi__pair *metadata; /* in the order of the header */

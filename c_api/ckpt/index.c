@@ -11,6 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define DEPTH_MAX 8 /* those of transformers have 2 */
+
 static int is_plain_name(const char *name)
 {
     return name[0] != '\0' && strchr(name, '/') == NULL && strcmp(name, ".") != 0 &&
@@ -41,6 +43,43 @@ static lofi_status read_map(const char *file, yyjson_val *map, struct lofi__inde
     return LOFI_OK;
 }
 
+/* Deep JSON, written again with indents, would be larger by its depth. */
+static lofi_status check_depth(const char *file, const char *text, size_t length)
+{
+    int depth = 0, is_in_text = 0;
+
+    for (size_t i = 0; i < length && depth <= DEPTH_MAX; i++) {
+        if (is_in_text && text[i] == '\\')
+            i++;
+        else if (text[i] == '"')
+            is_in_text = !is_in_text;
+        else if (!is_in_text && (text[i] == '[' || text[i] == '{'))
+            depth++;
+        else if (!is_in_text && (text[i] == ']' || text[i] == '}'))
+            depth--;
+    }
+    if (depth <= DEPTH_MAX) return LOFI_OK;
+    lofi_set_error("%s: the JSON is deeper than the %d levels that are allowed", file, DEPTH_MAX);
+    return LOFI_CORRUPT;
+}
+
+/* The members that are looked for by their names. */
+static lofi_status check_members(const char *file, yyjson_val *root)
+{
+    yyjson_val *key, *value;
+    size_t i, count;
+    int maps = 0, metadata = 0;
+
+    yyjson_obj_foreach(root, i, count, key, value)
+    {
+        maps += yyjson_equals_str(key, "weight_map");
+        metadata += yyjson_equals_str(key, "metadata");
+    }
+    if (maps <= 1 && metadata <= 1) return LOFI_OK;
+    lofi_set_error("%s: it has the key '%s' twice", file, maps > 1 ? "weight_map" : "metadata");
+    return LOFI_CORRUPT;
+}
+
 static int compare(const void *a, const void *b)
 {
     return strcmp(*(const char *const *)a, *(const char *const *)b);
@@ -52,8 +91,8 @@ static lofi_status list_files(const char *file, struct lofi__index *index)
     uint64_t kept = 0;
 
     for (uint64_t i = 0; i < index->count; i++)
-        index->files[i] = index->entries[i].tensor;
-    if (lofi__json_find_double(index->files, index->count, &name)) {
+        index->tensors[i] = index->entries[i].tensor;
+    if (lofi__json_find_double(index->tensors, index->count, &name)) {
         lofi_set_error("%s: weight_map has the tensor '%.200s' twice", file, name);
         return LOFI_CORRUPT;
     }
@@ -71,7 +110,10 @@ lofi_status lofi__index_parse(const char *file, const char *text, size_t length,
                               struct lofi__index *index)
 {
     *index = (struct lofi__index){0};
-    lofi_status st = lofi__json_read(file, text, length, &index->doc);
+    lofi_status st = check_depth(file, text, length);
+    if (st == LOFI_OK)
+        st = lofi__json_read(file, text, length, YYJSON_READ_BIGNUM_AS_RAW, &index->doc);
+    if (st == LOFI_OK) st = check_members(file, yyjson_doc_get_root(index->doc));
     if (st != LOFI_OK) return st;
     yyjson_val *map = yyjson_obj_get(yyjson_doc_get_root(index->doc), "weight_map");
     if (!yyjson_is_obj(map) || yyjson_obj_size(map) == 0) {
@@ -80,16 +122,25 @@ lofi_status lofi__index_parse(const char *file, const char *text, size_t length,
     }
     index->entries = lofi__mem_create(yyjson_obj_size(map), sizeof *index->entries);
     index->files = lofi__mem_create(yyjson_obj_size(map), sizeof *index->files);
-    if (index->entries == NULL || index->files == NULL) return LOFI_NO_MEMORY;
+    index->tensors = lofi__mem_create(yyjson_obj_size(map), sizeof *index->tensors);
+    if (index->entries == NULL || index->files == NULL || index->tensors == NULL)
+        return LOFI_NO_MEMORY;
     st = read_map(file, map, index);
     if (st == LOFI_OK) st = list_files(file, index);
     return st;
+}
+
+int lofi__index_has(const struct lofi__index *index, const char *tensor)
+{
+    return index->count > 0 &&
+           bsearch(&tensor, index->tensors, index->count, sizeof tensor, compare) != NULL;
 }
 
 void lofi__index_clear(struct lofi__index *index)
 {
     yyjson_doc_free(index->doc);
     lofi__mem_destroy(index->files);
+    lofi__mem_destroy(index->tensors);
     lofi__mem_destroy(index->entries);
     *index = (struct lofi__index){0};
 }

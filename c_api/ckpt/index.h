@@ -7,7 +7,8 @@
 
 struct lofi__index {
     yyjson_doc *doc;
-    const char **files; /* each once, ascending */
+    const char **files;   /* each once, ascending */
+    const char **tensors; /* ascending */
     uint64_t file_count;
     struct lofi__index_entry {
         const char *tensor;
@@ -20,6 +21,7 @@ struct lofi__index {
  * folder. lofi__index_clear, also after an error and of zeros. */
 lofi_status lofi__index_parse(const char *file, const char *text, size_t length,
                               struct lofi__index *index);
+int lofi__index_has(const struct lofi__index *index, const char *tensor);
 void lofi__index_clear(struct lofi__index *index);
 
 #endif /* LOFI_CKPT_INDEX_H */

@@ -29,7 +29,8 @@ static void json_free(void *ctx, void *memory)
 
 const yyjson_alc lofi__json_memory = {json_malloc, json_realloc, json_free, NULL};
 
-lofi_status lofi__json_read(const char *file, const char *text, size_t length, yyjson_doc **out)
+lofi_status lofi__json_read(const char *file, const char *text, size_t length,
+                            yyjson_read_flag flags, yyjson_doc **out)
 {
     yyjson_read_err error;
     char *copy;
@@ -38,8 +39,8 @@ lofi_status lofi__json_read(const char *file, const char *text, size_t length, y
         lofi_set_error("%s: where JSON should be there is nothing", file);
         return LOFI_CORRUPT;
     }
-    memcpy(&copy, &text, sizeof copy); /* it is not written to without the flag INSITU */
-    yyjson_doc *doc = yyjson_read_opts(copy, length, 0, &lofi__json_memory, &error);
+    memcpy(&copy, &text, sizeof copy); /* yyjson's own text is not const, for the flag INSITU */
+    yyjson_doc *doc = yyjson_read_opts(copy, length, flags, &lofi__json_memory, &error);
     if (doc == NULL && error.code == YYJSON_READ_ERROR_MEMORY_ALLOCATION) return LOFI_NO_MEMORY;
     if (doc == NULL) {
         lofi_set_error("%s: the JSON is not valid at byte %zu of it: %s", file, error.pos,

@@ -7,9 +7,11 @@
 
 #include <yyjson.h>
 
-/* Reads `length` bytes, whose root has to be an object. `file` is for the sentence. The document
- * keeps no reference to `text`; free it with yyjson_doc_free. LOFI_CORRUPT or LOFI_NO_MEMORY. */
-lofi_status lofi__json_read(const char *file, const char *text, size_t length, yyjson_doc **out);
+/* Reads `length` bytes, whose root has to be an object. `file` is for the sentence. Without
+ * YYJSON_READ_INSITU the text is not written to, and the document keeps no reference to it; free it
+ * with yyjson_doc_free. LOFI_CORRUPT or LOFI_NO_MEMORY. */
+lofi_status lofi__json_read(const char *file, const char *text, size_t length,
+                            yyjson_read_flag flags, yyjson_doc **out);
 
 /* The memory of the library, for documents that are written. */
 extern const yyjson_alc lofi__json_memory;

@@ -54,12 +54,37 @@ static int has_new_sizes(const struct lofi__plan *plan)
     return 0;
 }
 
-static char *name_of(const struct lofi__plan *plan, uint64_t file)
+/* Without "-00001-of-00002". */
+static size_t without_number(const char *name, size_t length)
+{
+    static const char form[] = "-#####-of-#####";
+    const size_t bytes = sizeof form - 1;
+
+    if (length <= bytes) return length;
+    const char *end = name + length - bytes;
+    for (size_t i = 0; i < bytes; i++)
+        if (form[i] == '#' ? end[i] < '0' || end[i] > '9' : end[i] != form[i]) return length;
+    return length - bytes;
+}
+
+/* What the names of shards begin with, so that those who look for the first input's files find the
+ * output's: "model", "model.fp16", "adapter_model" ... A file by itself may have any name. */
+static char *stem_of(const lofi_checkpoint *first)
+{
+    const char *name = first->files[0].name;
+
+    if (first->folder == NULL || !lofi__path_ends_with(name, LOFI__FILE_END))
+        return lofi__text_create("model");
+    const size_t length = without_number(name, strlen(name) - strlen(LOFI__FILE_END));
+    return lofi__text_create("%.*s", (int)length, name);
+}
+
+static char *name_of(const struct lofi__plan *plan, const char *stem, uint64_t file)
 {
     if (plan->options->shard_bytes == 0)
         return lofi__text_create("%s", plan->sources[0]->files[file].name);
-    if (plan->output_count == 1) return lofi__text_create("model.safetensors");
-    return lofi__text_create("model-%05" PRIu64 "-of-%05" PRIu64 ".safetensors", file + 1,
+    if (plan->output_count == 1) return lofi__text_create("%s" LOFI__FILE_END, stem);
+    return lofi__text_create("%s-%05" PRIu64 "-of-%05" PRIu64 LOFI__FILE_END, stem, file + 1,
                              plan->output_count);
 }
 
@@ -77,18 +102,37 @@ static lofi_status place_jobs(struct lofi__plan *plan)
     return LOFI_OK;
 }
 
-static lofi_status name_index(struct lofi__plan *plan)
+/* The variant stands before the ending: model.fp16.safetensors, model.safetensors.index.fp16.json. */
+static char *index_of(const char *stem)
+{
+    const char *variant = strchr(stem, '.');
+
+    if (variant == NULL) return lofi__text_create("%s" LOFI__INDEX_END, stem);
+    return lofi__text_create("%.*s" LOFI__FILE_END ".index%s.json", (int)(variant - stem), stem,
+                             variant);
+}
+
+static lofi_status name_files(struct lofi__plan *plan)
 {
     const lofi_checkpoint *first = plan->sources[0];
-    const int keeps_index = plan->options->shard_bytes == 0 && first->index != NULL;
+    const int is_cut_anew = plan->options->shard_bytes > 0;
+    char *stem = stem_of(first);
+    int is_named = stem != NULL;
 
-    if (keeps_index)
-        plan->index_name = lofi__path_name(first->index_path);
-    else if (plan->output_count > 1)
-        plan->index_name = lofi__text_create("model.safetensors.index.json");
-    else
-        return LOFI_OK;
-    return plan->index_name != NULL ? LOFI_OK : LOFI_NO_MEMORY;
+    for (uint64_t i = 0; i < plan->output_count && is_named; i++) {
+        struct lofi__output *output = &plan->outputs[i];
+        output->name = name_of(plan, stem, i);
+        if (output->name != NULL)
+            output->path = plan->is_folder ? lofi__path_join(plan->options->out, output->name)
+                                           : lofi__text_create("%s", plan->options->out);
+        is_named = output->path != NULL;
+    }
+    if (is_named && (is_cut_anew ? plan->output_count > 1 : first->index_path != NULL)) {
+        plan->index_name = is_cut_anew ? index_of(stem) : lofi__path_name(first->index_path);
+        is_named = plan->index_name != NULL;
+    }
+    lofi__mem_destroy(stem);
+    return is_named ? LOFI_OK : LOFI_NO_MEMORY;
 }
 
 lofi_status lofi__plan_lay_out(struct lofi__plan *plan)
@@ -105,15 +149,7 @@ lofi_status lofi__plan_lay_out(struct lofi__plan *plan)
     plan->outputs = lofi__mem_create(count, sizeof *plan->outputs);
     if (plan->outputs == NULL) return LOFI_NO_MEMORY;
     plan->output_count = count;
-    for (uint64_t i = 0; i < count; i++) {
-        plan->outputs[i].name = name_of(plan, i);
-        if (plan->outputs[i].name == NULL) return LOFI_NO_MEMORY;
-        plan->outputs[i].path = plan->is_folder
-                                    ? lofi__path_join(plan->options->out, plan->outputs[i].name)
-                                    : lofi__text_create("%s", plan->options->out);
-        if (plan->outputs[i].path == NULL) return LOFI_NO_MEMORY;
-    }
-    lofi_status st = name_index(plan);
+    lofi_status st = name_files(plan);
     if (st == LOFI_OK) st = place_jobs(plan);
     return st;
 }

@@ -13,18 +13,20 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define FILE_END ".safetensors"
-#define INDEX_END ".safetensors.index.json"
+static int is_file(const char *name)
+{
+    return lofi__path_ends_with(name, LOFI__FILE_END);
+}
 
-/* Notes the only name with this ending in `*name`; returns how many there are. */
-static int find_ending(DIR *folder, const char *end, char *name, size_t bytes)
+/* Notes the only name of this kind in `*name`; returns how many there are. */
+static int find_kind(DIR *folder, int (*is_kind)(const char *), char *name, size_t bytes)
 {
     const struct dirent *entry;
     int found = 0;
 
     rewinddir(folder);
     while ((entry = readdir(folder)) != NULL) {
-        if (entry->d_name[0] == '.' || !lofi__path_ends_with(entry->d_name, end)) continue;
+        if (entry->d_name[0] == '.' || !is_kind(entry->d_name)) continue;
         if (strlen(entry->d_name) >= bytes) continue;
         strcpy(name, entry->d_name);
         found++;
@@ -45,29 +47,28 @@ static lofi_status find_other(const char *path, char *name, size_t bytes)
 {
     DIR *folder = opendir(path);
     if (folder == NULL) return lofi__path_failed(path, "can't be opened");
-    int found = find_ending(folder, INDEX_END, name, bytes);
-    if (found == 0) found = find_ending(folder, FILE_END, name, bytes);
+    int found = find_kind(folder, lofi__path_is_index, name, bytes);
+    const char *kind = found > 1 ? "indexes" : "safetensors files and no index";
+    if (found == 0) found = find_kind(folder, is_file, name, bytes);
     closedir(folder);
     if (found == 1) return LOFI_OK;
     if (found == 0)
         lofi_set_error("%s: the folder has no safetensors file", path);
     else
-        lofi_set_error("%s: the folder has several safetensors files and no index: name the one "
-                       "that is meant",
-                       path);
+        lofi_set_error("%s: the folder has several %s: name the one that is meant", path, kind);
     return LOFI_INVALID;
 }
 
 static lofi_status locate_folder(const char *path, struct lofi__location *location)
 {
-    char name[256] = "model" FILE_END;
+    char name[256] = "model" LOFI__FILE_END;
 
     location->folder = lofi__text_create("%s", path);
     if (location->folder == NULL) return LOFI_NO_MEMORY;
-    if (!exists(path, name)) strcpy(name, "model" INDEX_END);
+    if (!exists(path, name)) strcpy(name, "model" LOFI__INDEX_END);
     lofi_status st = exists(path, name) ? LOFI_OK : find_other(path, name, sizeof name);
     if (st != LOFI_OK) return st;
-    char **to = lofi__path_ends_with(name, INDEX_END) ? &location->index : &location->file;
+    char **to = lofi__path_is_index(name) ? &location->index : &location->file;
     *to = lofi__path_join(path, name);
     return *to != NULL ? LOFI_OK : LOFI_NO_MEMORY;
 }
@@ -81,7 +82,7 @@ lofi_status lofi__locate(const char *path, struct lofi__location *location)
     if (S_ISDIR(found.st_mode)) return locate_folder(path, location);
     char *copy = lofi__text_create("%s", path);
     if (copy == NULL) return LOFI_NO_MEMORY;
-    if (!lofi__path_ends_with(path, ".index.json")) {
+    if (!lofi__path_is_index(path) && !lofi__path_ends_with(path, ".index.json")) {
         location->file = copy;
         return LOFI_OK;
     }

@@ -69,6 +69,19 @@ static lofi_status check_source(const struct lofi__place_on_disk *disk, const st
     return lofi__path_is_same(out, &found) ? refuse_input(disk->final) : LOFI_OK;
 }
 
+/* Older systems do not say it; the rename at the end fails there. */
+static int is_mounted(const char *path)
+{
+#if defined(STATX_ATTR_MOUNT_ROOT)
+    struct statx found;
+    return statx(AT_FDCWD, path, 0, STATX_TYPE, &found) == 0 &&
+           (found.stx_attributes & STATX_ATTR_MOUNT_ROOT) != 0;
+#else
+    (void)path;
+    return 0;
+#endif
+}
+
 static lofi_status check_existing(struct lofi__place_on_disk *disk, const struct stat *out)
 {
     const struct lofi__plan *plan = disk->plan;
@@ -93,6 +106,12 @@ static lofi_status check_existing(struct lofi__place_on_disk *disk, const struct
         lofi_set_error("%s: it is a link to a folder: name the folder itself", disk->final);
         return LOFI_INVALID;
     }
+    if (plan->is_folder && is_mounted(disk->final)) {
+        lofi_set_error("%s: another disk is mounted there, so that it can't be replaced: name a "
+                       "folder in it",
+                       disk->final);
+        return LOFI_INVALID;
+    }
     disk->had_output = !plan->is_folder || !lofi__folder_is_empty(disk->final);
     if (!disk->had_output || plan->options->force) return LOFI_OK;
     lofi_set_error("%s: it is there already, and is replaced with force (--force) only",
@@ -114,6 +133,12 @@ lofi_status lofi__output_check(const struct lofi__plan *plan, struct lofi__place
     if (disk->final == NULL) return LOFI_NO_MEMORY;
     if (!is_name) {
         lofi_set_error("%s: this can't be the name of an output", plan->options->out);
+        return LOFI_INVALID;
+    }
+    const size_t length = strlen(plan->options->out);
+    if (!plan->is_folder && plan->options->out[length - 1] == '/') {
+        lofi_set_error("%s: this is the name of a folder, and the output will be a file",
+                       plan->options->out);
         return LOFI_INVALID;
     }
     if (stat(disk->parent, &out) != 0) return lofi__path_failed(disk->parent, "can't be found");
@@ -236,6 +261,16 @@ lofi_status lofi__output_add(struct lofi__place_on_disk *disk, const char *name,
     if (st == LOFI_OK && disk->plan->options->fsync) st = sync_path(disk, path);
     lofi__mem_destroy(path);
     lofi__mem_destroy(shown);
+    return st;
+}
+
+lofi_status lofi__output_add_folder(struct lofi__place_on_disk *disk, const char *name)
+{
+    char *path = lofi__path_join(disk->temporary, name);
+    if (path == NULL) return LOFI_NO_MEMORY;
+    lofi_status st =
+        mkdir(path, 0777) == 0 ? LOFI_OK : lofi__path_failed(disk->final, "can't be made");
+    lofi__mem_destroy(path);
     return st;
 }
 

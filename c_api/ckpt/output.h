@@ -21,19 +21,21 @@ struct lofi__place_on_disk {
 lofi_status lofi__output_check(const struct lofi__plan *plan, struct lofi__place_on_disk *disk);
 /* Makes the files at their full size, with their headers. */
 lofi_status lofi__output_create(struct lofi__place_on_disk *disk);
-/* Writes a further file of the folder. */
+/* Writes a further file of the folder: "name", or "inner/name" after lofi__output_add_folder. */
 lofi_status lofi__output_add(struct lofi__place_on_disk *disk, const char *name, const char *text,
                              size_t bytes);
+lofi_status lofi__output_add_folder(struct lofi__place_on_disk *disk, const char *name);
 /* Gives it its name. */
 lofi_status lofi__output_commit(struct lofi__place_on_disk *disk);
 /* Closes, and removes what is temporary still. */
 void lofi__output_discard(struct lofi__place_on_disk *disk);
 
-/* folder.c: copies the first folder's other files; removes a folder with the files in it; moves
- * what the new folder lacks, and is no checkpoint, from the old one, and removes that. After an
- * error what was not moved is in the old one still. */
+/* others.c: copies the first folder's other files. */
+lofi_status lofi__others_copy(struct lofi__place_on_disk *disk);
+
+/* folder.c: removes a folder with all in it; moves what the new folder lacks, and is no checkpoint,
+ * from the old one, and removes that. After an error what was not moved is in the old one still. */
 int lofi__folder_is_empty(const char *path);
-lofi_status lofi__folder_copy_others(struct lofi__place_on_disk *disk);
 void lofi__folder_remove(const char *path);
 lofi_status lofi__folder_merge(const char *old, const char *new);
 

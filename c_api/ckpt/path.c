@@ -65,24 +65,31 @@ int lofi__path_ends_with(const char *path, const char *end)
     return length >= end_length && strcmp(path + length - end_length, end) == 0;
 }
 
+int lofi__path_is_index(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return strstr(slash != NULL ? slash : path, LOFI__FILE_END ".index.") != NULL &&
+           lofi__path_ends_with(path, ".json");
+}
+
 static int is_below(const char *path, const char *folder, size_t length)
 {
     return strncmp(path, folder, length) == 0 && path[length] == '/';
 }
 
-/* .../snapshots/<revision> has its files in .../blobs. */
+/* .../snapshots/<revision>, and the folders in it, have their files in .../blobs. */
 static int is_blob(const char *target, const char *folder)
 {
-    const char *revision = strrchr(folder, '/');
-    if (revision == NULL) return 0;
-    const char *before = revision;
-    while (before > folder && before[-1] != '/')
-        before--;
-    const size_t top = (size_t)(before - folder);
-    if ((size_t)(revision - before) != strlen("snapshots") ||
-        strncmp(before, "snapshots", strlen("snapshots")) != 0)
-        return 0;
-    return strncmp(target, folder, top) == 0 && is_below(target + top, "blobs", strlen("blobs"));
+    static const char snapshots[] = "/snapshots/";
+    const char *found = folder;
+
+    while ((found = strstr(found, snapshots)) != NULL) {
+        const size_t top = (size_t)(found - folder) + 1;
+        if (strncmp(target, folder, top) == 0 && is_below(target + top, "blobs", strlen("blobs")))
+            return 1;
+        found++;
+    }
+    return 0;
 }
 
 lofi_status lofi__path_check_inside(const char *folder, const char *path)

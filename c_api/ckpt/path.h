@@ -7,6 +7,9 @@
 
 #include <sys/stat.h>
 
+#define LOFI__FILE_END ".safetensors"
+#define LOFI__INDEX_END ".safetensors.index.json"
+
 /* printf into memory of lofi__mem; NULL: LOFI_NO_MEMORY. */
 char *lofi__text_create(const char *format, ...)
 #if defined(__GNUC__)
@@ -21,9 +24,12 @@ char *lofi__path_folder(const char *path);
 char *lofi__path_name(const char *path);
 
 int lofi__path_ends_with(const char *path, const char *end);
+/* The name of an index: model.safetensors.index.json, or of a variant:
+ * model.safetensors.index.fp16.json. */
+int lofi__path_is_index(const char *path);
 
 /* Whether `path`, a file that `folder` is said to hold, lies in it after all links are followed.
- * Links into the blobs of a Hugging Face cache count, if the folder is a snapshot of that cache.
+ * Links into the blobs of a Hugging Face cache count, if the folder is in a snapshot of that cache.
  * LOFI_CORRUPT names the file; LOFI_SYSTEM if it can't be found. */
 lofi_status lofi__path_check_inside(const char *folder, const char *path);
 
