@@ -591,6 +591,25 @@ def test_killed(large, tmp_path, number, option):
     assert killed > 0
 
 
+@pytest.mark.parametrize("closed", ["0<&- 1>&- 2>&-", "0<&- 2>&-", "2>&-"])
+@pytest.mark.parametrize("option", ["-q", "-f"])
+def test_closed_standard_files(tmp_path, closed, option):
+    for i in range(2):
+        write_shards(tmp_path / f"run{i}", [run_of(i, "F32")])
+    (tmp_path / "run0" / "vocab.json").symlink_to("nowhere")  # told on stderr
+    runs = [tmp_path / "run0", tmp_path / "run1"]
+    lofi("average", *runs, "-o", tmp_path / "right")
+    subprocess.run(
+        ["bash", "-c", f'exec {closed}; exec "$@"', "bash", ck.LOFI, "average", *runs,
+         "-o", tmp_path / "out", option],
+        stdout=subprocess.DEVNULL, check=False,
+    )  # fmt: skip
+    for path in (tmp_path / "right").iterdir():
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes(), path.name
+    done = subprocess.run(["bash", "-c", 'exec "$0" info "$1" >&-', ck.LOFI, runs[0]], check=False)
+    assert done.returncode == 1  # what is printed nowhere is an error still
+
+
 def test_full_disk(runs, tmp_path, small_disk):
     inputs = [run_of(i, "F32", shapes={"x": (1000, 600)}) for i in range(2)]
     paths = runs(inputs)
