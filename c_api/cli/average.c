@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * lofi average. A first signal to end is noted, and the average stops at the next block with
- * nothing left behind; then the signal does what it would have done.
+ * nothing left behind; then the signal does what it would have done. A second one does so at once.
  */
 #define _GNU_SOURCE
 #include "cli/cli.h"
@@ -97,6 +97,10 @@ static volatile sig_atomic_t signal_seen;
 
 static void note_signal(int number)
 {
+    if (signal_seen != 0) {
+        signal(number, SIG_DFL);
+        raise(number);
+    }
     signal_seen = number;
 }
 

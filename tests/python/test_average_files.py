@@ -591,6 +591,23 @@ def test_killed(large, tmp_path, number, option):
     assert killed > 0
 
 
+def test_second_signal_ends_at_once(large, tmp_path):
+    process = subprocess.Popen(
+        [ck.LOFI, "average", *large, "-o", tmp_path / "out.safetensors", "-j", "1"],
+        stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    while not list(tmp_path.glob(".lofi-*")):
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.send_signal(signal.SIGSTOP)
+    os.waitpid(process.pid, os.WUNTRACED)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
+        process.send_signal(number)
+    assert process.wait() in (-signal.SIGINT, -signal.SIGTERM)
+    assert list(tmp_path.glob(".lofi-*"))  # nothing was tidied up
+
+
 @pytest.mark.parametrize("closed", ["0<&- 1>&- 2>&-", "0<&- 2>&-", "2>&-"])
 @pytest.mark.parametrize("option", ["-q", "-f"])
 def test_closed_standard_files(tmp_path, closed, option):
