@@ -219,6 +219,7 @@ static int take_option(struct arguments *a, int option, char *value)
         break;
     case 'q':
         a->is_quiet = 1;
+        lofi_log_set_level(LOFI_LOG_ERROR);
         break;
     case OPTION_JSON:
         a->is_json = 1;

@@ -627,6 +627,14 @@ def test_closed_standard_files(tmp_path, closed, option):
     assert done.returncode == 1  # what is printed nowhere is an error still
 
 
+def test_warnings_are_text_and_quiet(tmp_path):
+    write_shards(tmp_path / "run", [run_of(0, "F32")])
+    (tmp_path / "run" / "a\x1b]0;b\a\x85.json").symlink_to("nowhere")
+    told = lofi("average", tmp_path / "run", "-o", tmp_path / "out").stderr
+    assert "a?]0;b???.json: it is not copied" in told and told.count("\n") == 1
+    assert lofi("average", tmp_path / "run", "-o", tmp_path / "out", "-f", "-q").stderr == ""
+
+
 def test_full_disk(runs, tmp_path, small_disk):
     inputs = [run_of(i, "F32", shapes={"x": (1000, 600)}) for i in range(2)]
     paths = runs(inputs)
