@@ -24,7 +24,7 @@ int cli_misuse(const char *command, const char *format, ...)
     ;
 
 void cli_print_text(FILE *to, const char *text);
-void cli_print_json(FILE *to, const char *text);           /* with its quotes */
+void cli_print_json(FILE *to, const char *text);           /* with its quotes; always UTF-8 */
 void cli_print_number(FILE *to, double value);             /* JSON: null for what is not finite */
 void cli_print_bytes(FILE *to, uint64_t bytes);            /* "956.95 MB" */
 void cli_print_shape(FILE *to, const lofi_tensor *tensor); /* "[2, 3]" */

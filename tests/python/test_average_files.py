@@ -677,6 +677,30 @@ def test_info(runs, tmp_path):
     assert "a.weight" not in lofi("info", "--short", paths[0]).stdout
 
 
+def test_json_of_any_name(runs, tmp_path):
+    """Each byte that is no UTF-8 is U+FFFD: too long, cut off, a surrogate, beyond the last."""
+    (path,) = runs([run_of(0, "F32")])
+    for name, text in (
+        (b"\xff", "\ufffd"),
+        (b"\xc3(\x80", "\ufffd(\ufffd"),
+        (b"\xc0\xaf", "\ufffd" * 2),
+        (b"\xe0\x80\xaf\xe2\x82", "\ufffd" * 5),
+        (b"\xed\xa0\x80", "\ufffd" * 3),
+        (b"\xf4\x90\x80\x80\xf5", "\ufffd" * 5),
+        ("\xe9\u20ac\ud7ff\U0001f600\U0010ffff\\\"\n".encode(),
+         "\xe9\u20ac\ud7ff\U0001f600\U0010ffff\\\"\n"),
+    ):  # fmt: skip
+        link = os.path.join(os.fsencode(tmp_path), b"x" + name + b".safetensors")
+        os.symlink(path, link)
+        for command in (["info"], ["diff", path, path]):
+            done = subprocess.run(
+                [ck.LOFI, *command, "--json", link], capture_output=True, check=True
+            )
+            told = json.loads(done.stdout.decode())
+            shown = told["path"] if command == ["info"] else told["checkpoints"][2]
+            assert shown == f"{tmp_path}/x{text}.safetensors"
+
+
 def test_diff(runs):
     inputs = [run_of(i, "F32") for i in range(3)]
     inputs[1]["b"] = inputs[0]["b"]
