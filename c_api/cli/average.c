@@ -330,7 +330,7 @@ int cli_average(int argc, char **argv)
     int code = check_arguments(&a);
     if (code != CLI_DONE) return code;
     double *weights = calloc((size_t)a.options.input_count, sizeof *weights);
-    if (weights == NULL) return CLI_FAILED;
+    if (weights == NULL) return cli_fail_for_memory();
     if (a.weights != NULL && !parse_weights(a.weights, weights, a.options.input_count))
         code = cli_misuse("average", "--weights is '%s': give %d numbers with commas between them",
                           a.weights, a.options.input_count);

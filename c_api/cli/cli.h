@@ -17,6 +17,7 @@ int cli_diff(int argc, char **argv);
 /* "lofi: ..." on stderr; each returns the exit code. A name from a file may have anything in it:
  * what is no text for a terminal is printed as '?'. */
 int cli_fail(void); /* with lofi_last_error() */
+int cli_fail_for_memory(void);
 int cli_misuse(const char *command, const char *format, ...)
 #if defined(__GNUC__)
     __attribute__((format(printf, 2, 3)))

@@ -94,6 +94,12 @@ int cli_fail(void)
     return CLI_FAILED;
 }
 
+int cli_fail_for_memory(void)
+{
+    lofi_set_error("out of memory");
+    return cli_fail();
+}
+
 int cli_misuse(const char *command, const char *format, ...)
 {
     char text[1024];
@@ -112,8 +118,7 @@ lofi_checkpoint **cli_open_all(char *const *paths, int count)
 {
     lofi_checkpoint **all = calloc((size_t)count, sizeof(lofi_checkpoint *));
     if (all == NULL) {
-        lofi_set_error("out of memory");
-        cli_fail();
+        cli_fail_for_memory();
         return NULL;
     }
     for (int i = 0; i < count; i++) {

@@ -701,6 +701,19 @@ def test_json_of_any_name(runs, tmp_path):
             assert shown == f"{tmp_path}/x{text}.safetensors"
 
 
+def test_info_tells_what_shards_repeat_once(tmp_path):
+    tensors = run_of(0, "F32")
+    many = {"format": "pt"} | {f"key {i}": "value" for i in range(60_000, 0, -1)}
+    write_shards(tmp_path / "run", [{n: t} for n, t in tensors.items()], many)
+    last = sorted((tmp_path / "run").glob("*.safetensors"))[-1]
+    write(last, {"none": tensors["none"]}, {"format": "np", "key 1": "value"})
+    expected = [*many.items(), ("format", "np")]
+    told = json.loads(lofi("info", "--short", "--json", tmp_path / "run").stdout)
+    assert told["metadata"] == [list(pair) for pair in expected]
+    _, *lines = lofi("info", "--short", tmp_path / "run").stdout.splitlines()
+    assert lines == [f"  {key}: {value}" for key, value in expected]
+
+
 def test_diff(runs):
     inputs = [run_of(i, "F32") for i in range(3)]
     inputs[1]["b"] = inputs[0]["b"]
