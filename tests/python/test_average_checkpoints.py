@@ -3,6 +3,7 @@
 
 import argparse
 import itertools
+import signal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -168,6 +169,26 @@ def test_folders_of_distributed_checkpoint(tmp_path):
     dcp.load(got, checkpoint_id=tmp_path / "out", no_dist=True)
     for name in ("w", "h"):
         assert same(got["model"][name], rounded_mean([c["model"][name] for c in contents]))
+
+
+def test_ctrl_c(tmp_path):
+    path, folder = tmp_path / "large.safetensors", tmp_path / "out"
+    save_file({"x": torch.ones(50_000_000, dtype=torch.bfloat16)}, path)
+    folder.mkdir()
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(KeyboardInterrupt):
+            lofi.average_checkpoints([path] * 60, folder / "out.safetensors")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        path.unlink()
+    assert not list(folder.iterdir())
 
 
 def test_refusals_leave_nothing(tmp_path):
