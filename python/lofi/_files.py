@@ -2,10 +2,10 @@
 """Checkpoints in files, averaged: safetensors by liblofi alone, torch's formats through torch.
 
 Files of torch.save are read without running code (weights_only=True), by mapping, so that only the
-result is in memory. (Folders of torch.distributed.checkpoint are read by torch's own converter,
-which runs what their metadata hold: they have to be trusted.) Tensors are found by their path
-through dicts, lists and tuples ("model.fc.bias", "optimizer.state.0.exp_avg"); what is no tensor
-comes from the first file.
+result is in memory. (Those of torch before 1.6 can't be mapped and are read whole. Folders of
+torch.distributed.checkpoint are read by torch's own converter, which runs what their metadata hold:
+they have to be trusted.) Tensors are found by their path through dicts, lists and tuples
+("model.fc.bias", "optimizer.state.0.exp_avg"); what is no tensor comes from the first file.
 """
 
 import itertools

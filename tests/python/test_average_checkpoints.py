@@ -171,6 +171,21 @@ def test_folders_of_distributed_checkpoint(tmp_path):
         assert same(got["model"][name], rounded_mean([c["model"][name] for c in contents]))
 
 
+def test_files_from_before_torch_1_6(tmp_path):
+    paths = [tmp_path / "0.pth", tmp_path / "1.pth"]
+    for i, path in enumerate(paths):
+        torch.save({"x": torch.full((2,), i)}, path, _use_new_zipfile_serialization=False)
+    lofi.average_checkpoints(paths, tmp_path / "out.pth", integers="first")
+    for i, path in enumerate(paths):
+        torch.save({"x": torch.full((2,), 1.0 * i)}, path, _use_new_zipfile_serialization=False)
+    lofi.average_checkpoints(paths, tmp_path / "out.pth", force=True)
+    assert load(tmp_path / "out.pth")["x"].tolist() == [0.5, 0.5]
+    torch.save(Evil(tmp_path / "touched"), paths[0], _use_new_zipfile_serialization=False)
+    with pytest.raises(ValueError, match="can't be read safely"):
+        lofi.average_checkpoints(paths, tmp_path / "new.pth")
+    assert not (tmp_path / "touched").exists()
+
+
 def test_ctrl_c(tmp_path):
     path, folder = tmp_path / "large.safetensors", tmp_path / "out"
     save_file({"x": torch.ones(50_000_000, dtype=torch.bfloat16)}, path)
