@@ -90,7 +90,8 @@ def average_checkpoints(
     if first == "a folder of torch.distributed.checkpoint":
         _average_sharded(names, target, origin, integers=integers, **how)
     else:
-        save(_average_pickled(names, origin, integers=integers, **how), target)
+        content = _average_pickled(names, origin, integers=integers, **how)
+        save(content, target, like=target if os.path.exists(target) else None)
 
 
 def kind_of(path: str) -> str:

@@ -171,6 +171,15 @@ def test_folders_of_distributed_checkpoint(tmp_path):
         assert same(got["model"][name], rounded_mean([c["model"][name] for c in contents]))
 
 
+def test_mode_is_kept(tmp_path):
+    paths, _ = saved(tmp_path, 2)
+    out = tmp_path / "out.pt"
+    lofi.average_checkpoints(paths, out)
+    out.chmod(0o600)
+    lofi.average_checkpoints(paths, out, force=True)
+    assert out.stat().st_mode & 0o777 == 0o600
+
+
 def test_files_from_before_torch_1_6(tmp_path):
     paths = [tmp_path / "0.pth", tmp_path / "1.pth"]
     for i, path in enumerate(paths):
