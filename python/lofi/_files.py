@@ -57,6 +57,8 @@ def average_checkpoints(
     force: replace an output that exists.
     ValueError, FileExistsError or RuntimeError say what is wrong; nothing is written then.
     """
+    if isinstance(paths, (str, bytes, os.PathLike)):
+        raise TypeError(f"lofi: paths is {paths!r}: it has to be a list of paths")
     names = [os.fspath(path) for path in paths]
     if not names:
         raise ValueError("lofi: an average of no checkpoints")

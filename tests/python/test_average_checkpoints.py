@@ -195,6 +195,13 @@ def test_files_from_before_torch_1_6(tmp_path):
     assert not (tmp_path / "touched").exists()
 
 
+def test_one_path_is_no_list(tmp_path):
+    save_file({"x": torch.ones(2)}, tmp_path / "a.safetensors")
+    for path in (tmp_path / "a.safetensors", str(tmp_path / "a.safetensors")):
+        with pytest.raises(TypeError, match=r"paths is .*a.safetensors.* a list of paths"):
+            lofi.average_checkpoints(path, tmp_path / "out.safetensors")
+
+
 def test_ctrl_c(tmp_path):
     path, folder = tmp_path / "large.safetensors", tmp_path / "out"
     save_file({"x": torch.ones(50_000_000, dtype=torch.bfloat16)}, path)
