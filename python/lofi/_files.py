@@ -107,6 +107,8 @@ def kind_of(path: str) -> str:
 
 
 def _refuse_target(target: str, inputs: list[str], force: bool, kind: str) -> None:
+    if target.endswith(os.sep) and not kind.startswith("a folder"):
+        raise ValueError(f"lofi: {target} names a folder, and the output will be {kind}")
     if not os.path.lexists(target):
         return
     real = os.path.realpath(target)

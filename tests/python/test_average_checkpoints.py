@@ -259,6 +259,8 @@ def test_refusals_leave_nothing(tmp_path):
     ):
         with pytest.raises((ValueError, FileNotFoundError)):
             lofi.average_checkpoints(inputs, out, force=True, **how)
+    with pytest.raises(ValueError, match="new/ names a folder, and the output will be a file"):
+        lofi.average_checkpoints(paths, f"{tmp_path}/new/")
     with pytest.raises(ValueError, match="is or holds the input"):
         lofi.average_checkpoints([out, *paths], out, force=True, integers="first")
     assert out.read_bytes() == before
