@@ -54,8 +54,10 @@ def average_checkpoints(
     dtype: of the output's real floating-point tensors (torch.bfloat16, "bfloat16" or "bf16", ...);
         by default each one's own.
     integers: "equal", integers and booleans that differ are an error, or "first".
-    force: replace an output that exists.
-    ValueError, FileExistsError or RuntimeError say what is wrong; nothing is written then.
+    force: replace an output that exists; of a folder, the checkpoint in it: what else lies there
+        stays.
+    TypeError, ValueError, FileExistsError or RuntimeError say what is wrong; nothing is written
+    then, nor after Ctrl-C.
     """
     if isinstance(paths, (str, bytes, os.PathLike)):
         raise TypeError(f"lofi: paths is {paths!r}: it has to be a list of paths")
@@ -119,6 +121,8 @@ def _refuse_target(target: str, inputs: list[str], force: bool, kind: str) -> No
         raise FileExistsError(f"lofi: {target} exists; force=True replaces it")
     if not (os.path.isfile(target) or os.path.isdir(target)) or kind_of(target) != kind:
         raise ValueError(f"lofi: {target} is not {kind}, and is not replaced by one")
+    if os.path.isdir(target) and os.path.islink(target.rstrip(os.sep)):
+        raise ValueError(f"lofi: {target} is a link to a folder: name the folder itself")
 
 
 def _load(path: str) -> Any:
@@ -274,6 +278,38 @@ def _average_sharded(names: list[str], target: str, base: str | None, **how: Any
         whole, made = os.path.join(folder, "average.pt"), os.path.join(folder, "average")
         save(_average_pickled(files, origin, labels=labels, **how), whole)
         torch_save_to_dcp(whole, made)
-        if os.path.isdir(target):  # aside, and gone with the temporary folder
-            os.rename(target, os.path.join(folder, "replaced"))
+        if os.path.isdir(target):
+            _replace_sharded(made, target.rstrip(os.sep), folder + "-old")
+        else:
+            os.rename(made, target)
+
+
+def _replace_sharded(made: str, target: str, old: str) -> None:
+    """The checkpoint in the folder only: what else lies there moves to the new one by way of
+    `old`, a free name. As lofi__folder_merge."""
+    os.chmod(made, os.stat(target).st_mode & 0o7777 | 0o700)
+    try:
+        os.rename(target, old)
         os.rename(made, target)
+    except BaseException:
+        if not os.path.lexists(target):
+            os.rename(old, target)
+        raise
+    try:
+        _move_others(old, target)
+    except OSError as error:
+        raise RuntimeError(
+            f"lofi: {target}: the average is complete, but what was there before is in {old} "
+            f"still: {error}"
+        ) from error
+
+
+def _move_others(old: str, new: str) -> None:
+    names, taken = os.listdir(old), os.listdir(new)
+    replaced = {n for n in names if n == ".metadata" or n.endswith(".distcp") or n in taken}
+    for name in names:
+        if name not in replaced:
+            os.rename(os.path.join(old, name), os.path.join(new, name))
+    for name in replaced:
+        os.unlink(os.path.join(old, name))
+    os.rmdir(old)  # what was put there meanwhile makes this fail, and is kept

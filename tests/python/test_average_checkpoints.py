@@ -171,6 +171,62 @@ def test_folders_of_distributed_checkpoint(tmp_path):
         assert same(got["model"][name], rounded_mean([c["model"][name] for c in contents]))
 
 
+def saved_sharded(*paths: Path) -> None:
+    import torch.distributed.checkpoint as dcp
+
+    for path in paths:
+        dcp.save({"w": torch.ones(2)}, checkpoint_id=path, no_dist=True)
+
+
+def test_what_lies_in_a_replaced_folder_stays(tmp_path):
+    inputs, out = [tmp_path / "a", tmp_path / "b"], tmp_path / "out"
+    saved_sharded(*inputs, out)
+    (out / "__7_0.distcp").write_bytes(b"of the old checkpoint")
+    (out / "notes.txt").write_text("mine")
+    (out / "sub" / "deep").mkdir(parents=True)
+    (out / "sub" / "deep" / "more").write_text("mine")
+    out.chmod(0o750)
+    lofi.average_checkpoints(inputs, f"{out}/", force=True)
+    names = {".metadata", "__0_0.distcp", "notes.txt", "sub"}
+    assert {p.name for p in out.iterdir()} == names
+    assert (out / "notes.txt").read_text() == (out / "sub" / "deep" / "more").read_text() == "mine"
+    assert out.stat().st_mode & 0o777 == 0o750
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "out"]
+
+    (out / "mine.distcp").mkdir()  # is not removed as a file of the checkpoint
+    (out / "mine.distcp" / "kept").write_text("mine")
+    with pytest.raises(
+        RuntimeError, match=r"what was there before is in .*/\.lofi-[^/]+-old still"
+    ):
+        lofi.average_checkpoints(inputs, out, force=True)
+    (old,) = tmp_path.glob(".lofi-*")
+    assert (old / "mine.distcp" / "kept").read_text() == "mine"
+    assert (out / "notes.txt").read_text() == "mine"
+    (tmp_path / "link").symlink_to(out)
+    with pytest.raises(ValueError, match="is a link to a folder"):
+        lofi.average_checkpoints(inputs, tmp_path / "link", force=True)
+
+
+def test_what_cannot_be_renamed_leaves_the_old_folder(tmp_path, monkeypatch):
+    from lofi import _files
+
+    inputs, out = [tmp_path / "a", tmp_path / "b"], tmp_path / "out"
+    saved_sharded(*inputs, out)
+    (out / "notes.txt").write_text("mine")
+    rename = _files.os.rename
+
+    def refuse(source, target):
+        if Path(source).name == "average":
+            raise PermissionError(13, "no", source)
+        rename(source, target)
+
+    monkeypatch.setattr(_files.os, "rename", refuse)
+    with pytest.raises(PermissionError):
+        lofi.average_checkpoints(inputs, out, force=True)
+    assert {p.name for p in out.iterdir()} == {".metadata", "__0_0.distcp", "notes.txt"}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "out"]
+
+
 def test_mode_is_kept(tmp_path):
     paths, _ = saved(tmp_path, 2)
     out = tmp_path / "out.pt"
