@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 //
 // The Python module lofi._C: bindings only.
+#include <chrono>
 #include <climits>
 
 #include <ATen/Parallel.h>
@@ -306,6 +307,33 @@ void mean(at::Tensor out, const Tensors &inputs, const std::optional<std::vector
     if (failed != LOFI_OK) raise(failed, text.c_str());
 }
 
+// Asks now and then only: where other threads run Python, each wait for the GIL takes milliseconds.
+class SignalCheck {
+  public:
+    static int run(void *ctx, uint64_t, uint64_t)
+    {
+        return static_cast<SignalCheck *>(ctx)->is_due() && is_raised();
+    }
+
+  private:
+    using Clock = std::chrono::steady_clock;
+
+    static bool is_raised()
+    {
+        py::gil_scoped_acquire acquired;
+        return PyErr_CheckSignals() != 0;
+    }
+
+    bool is_due()
+    {
+        if (Clock::now() - last_ < std::chrono::milliseconds(50)) return false;
+        last_ = Clock::now();
+        return true;
+    }
+
+    Clock::time_point last_ = Clock::now();
+};
+
 void average_files(const std::vector<std::string> &inputs, const std::string &out,
                    const std::optional<std::vector<double>> &weights,
                    const std::optional<std::string> &base, double alpha,
@@ -330,7 +358,15 @@ void average_files(const std::vector<std::string> &inputs, const std::string &ou
     options.dtype = text(dtype);
     options.integers_first = integers_first;
     options.force = force;
-    check(lofi_average_files(&options, nullptr));
+    SignalCheck signals;
+    options.progress = SignalCheck::run;
+    options.ctx = &signals;
+    const lofi_status st = lofi_average_files(&options, nullptr);
+    {
+        py::gil_scoped_acquire acquired; // what a signal's handler has raised is still set
+        if (PyErr_Occurred()) throw py::error_already_set();
+    }
+    check(st);
 }
 
 std::vector<bool> select_names(const std::optional<std::string> &only,

@@ -92,7 +92,8 @@ typedef enum lofi_log_level {
     LOFI_LOG_TRACE = 4
 } lofi_log_level;
 
-/* Called with one line without a newline. It may run on any thread; it must not call lofi. */
+/* Called with one line, without a newline or another control character. It may run on any thread;
+ * it must not call lofi. */
 typedef void (*lofi_log_fn)(void *ctx, lofi_log_level level, const char *line);
 
 /* Levels up to `level` are passed on. The default is LOFI_LOG_WARN. */

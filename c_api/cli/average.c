@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * lofi average. A first signal to end is noted, and the average stops at the next block with
- * nothing left behind; then the signal does what it would have done.
+ * nothing left behind; then the signal does what it would have done. A second one does so at once.
  */
 #define _GNU_SOURCE
 #include "cli/cli.h"
@@ -97,6 +97,10 @@ static volatile sig_atomic_t signal_seen;
 
 static void note_signal(int number)
 {
+    if (signal_seen != 0) {
+        signal(number, SIG_DFL);
+        raise(number);
+    }
     signal_seen = number;
 }
 
@@ -215,6 +219,7 @@ static int take_option(struct arguments *a, int option, char *value)
         break;
     case 'q':
         a->is_quiet = 1;
+        lofi_log_set_level(LOFI_LOG_ERROR);
         break;
     case OPTION_JSON:
         a->is_json = 1;
@@ -325,7 +330,7 @@ int cli_average(int argc, char **argv)
     int code = check_arguments(&a);
     if (code != CLI_DONE) return code;
     double *weights = calloc((size_t)a.options.input_count, sizeof *weights);
-    if (weights == NULL) return CLI_FAILED;
+    if (weights == NULL) return cli_fail_for_memory();
     if (a.weights != NULL && !parse_weights(a.weights, weights, a.options.input_count))
         code = cli_misuse("average", "--weights is '%s': give %d numbers with commas between them",
                           a.weights, a.options.input_count);

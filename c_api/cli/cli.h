@@ -17,6 +17,7 @@ int cli_diff(int argc, char **argv);
 /* "lofi: ..." on stderr; each returns the exit code. A name from a file may have anything in it:
  * what is no text for a terminal is printed as '?'. */
 int cli_fail(void); /* with lofi_last_error() */
+int cli_fail_for_memory(void);
 int cli_misuse(const char *command, const char *format, ...)
 #if defined(__GNUC__)
     __attribute__((format(printf, 2, 3)))
@@ -24,7 +25,7 @@ int cli_misuse(const char *command, const char *format, ...)
     ;
 
 void cli_print_text(FILE *to, const char *text);
-void cli_print_json(FILE *to, const char *text);           /* with its quotes */
+void cli_print_json(FILE *to, const char *text);           /* with its quotes; always UTF-8 */
 void cli_print_number(FILE *to, double value);             /* JSON: null for what is not finite */
 void cli_print_bytes(FILE *to, uint64_t bytes);            /* "956.95 MB" */
 void cli_print_shape(FILE *to, const lofi_tensor *tensor); /* "[2, 3]" */

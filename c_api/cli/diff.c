@@ -24,7 +24,13 @@ static const char help[] =
     "      --json    as JSON\n"
     "  -h, --help\n"
     "\n"
+    "Distances are those of floats. Of several, tensors that differ and hold none are counted,\n"
+    "and - (null in JSON) is for two that have no floats to compare.\n"
+    "\n"
     "Exit code: 0 also if they differ.\n";
+
+/* Stands for what was not compared; neither a distance nor a cosine. */
+#define NOTHING (-HUGE_VAL)
 
 enum { OPTION_JSON = 256 };
 static const struct option longs[] = {{"all", no_argument, NULL, 'a'},
@@ -38,15 +44,10 @@ struct pair {
     int shows_all, is_json, is_silent;
     int printed;
     uint64_t equal, different, missing;
+    uint64_t nonfloat; /* of `different`, those that hold no floats: not in the sum */
     lofi_difference sum;
     FILE *to;
 };
-
-static int fail_for_memory(void)
-{
-    lofi_set_error("out of memory");
-    return cli_fail();
-}
 
 static double rms_of(const lofi_difference *d)
 {
@@ -63,15 +64,19 @@ static double cosine_of(const lofi_difference *d)
 
 static void print_values(FILE *to, const lofi_difference *d)
 {
-    fprintf(to, "\"equal\": %s, \"count\": %" PRIu64 ", \"max\": ", d->equal ? "true" : "false",
-            d->count);
-    cli_print_number(to, d->max);
-    fprintf(to, ", \"rms\": ");
-    cli_print_number(to, rms_of(d));
-    fprintf(to, ", \"distance\": ");
-    cli_print_number(to, sqrt(d->square));
-    fprintf(to, ", \"cosine\": ");
-    cli_print_number(to, cosine_of(d));
+    const struct {
+        const char *name;
+        double value;
+    } values[] = {{"max", d->max},
+                  {"rms", rms_of(d)},
+                  {"distance", sqrt(d->square)},
+                  {"cosine", cosine_of(d)}};
+
+    fprintf(to, "\"equal\": %s, \"count\": %" PRIu64, d->equal ? "true" : "false", d->count);
+    for (size_t i = 0; i < sizeof values / sizeof values[0]; i++) {
+        fprintf(to, ", \"%s\": ", values[i].name);
+        cli_print_number(to, d->count > 0 ? values[i].value : NOTHING);
+    }
 }
 
 static void print_tensor(struct pair *p, const char *name, const lofi_difference *d)
@@ -100,6 +105,7 @@ static void add(struct pair *p, const lofi_difference *d)
         p->equal++;
     else
         p->different++;
+    p->nonfloat += !d->equal && d->count == 0;
     p->sum.equal &= d->equal;
     p->sum.count += d->count;
     if (!(d->max <= p->sum.max) && p->sum.max == p->sum.max) p->sum.max = d->max;
@@ -171,13 +177,13 @@ static int diff_two(struct pair *p)
     size_t bytes = 0;
 
     p->to = p->is_json ? open_memstream(&text, &bytes) : stdout;
-    if (p->to == NULL) return fail_for_memory();
+    if (p->to == NULL) return cli_fail_for_memory();
     if (p->is_json) fprintf(p->to, "{\"tensors\": [");
     int code = compare(p);
     if (code == CLI_DONE) print_sum(p);
     if (!p->is_json) return code;
     if (fclose(p->to) != 0)
-        code = fail_for_memory();
+        code = cli_fail_for_memory();
     else if (code == CLI_DONE)
         fwrite(text, 1, bytes, stdout);
     free(text);
@@ -197,6 +203,8 @@ static void print_matrix(const double *values, int count, int is_json, const cha
             if (is_json && j > 0) printf(", ");
             if (is_json)
                 cli_print_number(stdout, values[i * count + j]);
+            else if (values[i * count + j] == NOTHING)
+                printf(" %13s", "-");
             else
                 printf(" %13.9g", values[i * count + j]);
         }
@@ -221,35 +229,72 @@ static void print_names(char *const *paths, int count, int is_json)
     if (is_json) fputc(']', stdout);
 }
 
+/* For each pair; `nonfloat` and `missing` count tensors that are not in the distance. */
+struct matrices {
+    double *distance, *cosine, *nonfloat, *missing;
+    int count;
+};
+
+static void set(const struct matrices *m, double *matrix, int i, int j, double value)
+{
+    matrix[i * m->count + j] = matrix[j * m->count + i] = value;
+}
+
+static void fill(const struct matrices *m, int i, int j, const struct pair *p)
+{
+    const int has_sum = p->sum.count > 0;
+
+    set(m, m->distance, i, j, has_sum ? sqrt(p->sum.square) : NOTHING);
+    set(m, m->cosine, i, j, has_sum ? cosine_of(&p->sum) : NOTHING);
+    set(m, m->nonfloat, i, j, (double)p->nonfloat);
+    set(m, m->missing, i, j, (double)p->missing);
+}
+
+static int compare_all(lofi_checkpoint **all, const struct matrices *m)
+{
+    for (int i = 0; i < m->count; i++) {
+        set(m, m->cosine, i, i, 1); /* and all else is 0 */
+        for (int j = i + 1; j < m->count; j++) {
+            struct pair p = {.a = all[i], .b = all[j], .is_silent = 1};
+            const int code = compare(&p);
+            if (code != CLI_DONE) return code;
+            fill(m, i, j, &p);
+        }
+    }
+    return CLI_DONE;
+}
+
+/* What is not in the distance: in plain text only if there is such a tensor. */
+static void print_counts(const double *values, int count, int is_json, const char *key,
+                         const char *title)
+{
+    int has_any = 0;
+
+    for (int i = 0; i < count * count; i++)
+        has_any |= values[i] > 0;
+    if (is_json || has_any) print_matrix(values, count, is_json, is_json ? key : title);
+}
+
 static int diff_many(lofi_checkpoint **all, char *const *paths, int count, int is_json)
 {
     const size_t cells = (size_t)count * (size_t)count;
-    double *distance = calloc(3 * cells, sizeof *distance);
-    if (distance == NULL) return fail_for_memory();
-    double *cosine = distance + cells, *missing = cosine + cells;
-    uint64_t all_missing = 0;
-    int code = CLI_DONE;
+    double *values = calloc(4 * cells, sizeof *values);
+    if (values == NULL) return cli_fail_for_memory();
+    const struct matrices m = {values, values + cells, values + 2 * cells, values + 3 * cells,
+                               count};
 
-    for (int i = 0; i < count && code == CLI_DONE; i++)
-        for (int j = i; j < count && code == CLI_DONE; j++) {
-            struct pair p = {.a = all[i], .b = all[j], .is_silent = 1};
-            if (i != j) code = compare(&p);
-            distance[i * count + j] = distance[j * count + i] = i != j ? sqrt(p.sum.square) : 0;
-            cosine[i * count + j] = cosine[j * count + i] = i != j ? cosine_of(&p.sum) : 1;
-            missing[i * count + j] = missing[j * count + i] = (double)p.missing;
-            all_missing += p.missing;
-        }
+    const int code = compare_all(all, &m);
     if (code == CLI_DONE) {
         print_names(paths, count, is_json);
-        print_matrix(distance, count, is_json, "distance");
-        print_matrix(cosine, count, is_json, "cosine");
-        if (is_json)
-            print_matrix(missing, count, is_json, "missing_count");
-        else if (all_missing > 0)
-            print_matrix(missing, count, is_json, "tensors that are in one only, not compared");
+        print_matrix(m.distance, count, is_json, "distance");
+        print_matrix(m.cosine, count, is_json, "cosine");
+        print_counts(m.nonfloat, count, is_json, "nonfloat_different_count",
+                     "tensors that differ and hold no floats, not in the distance");
+        print_counts(m.missing, count, is_json, "missing_count",
+                     "tensors that are in one only, not compared");
         if (is_json) printf("}\n");
     }
-    free(distance);
+    free(values);
     return code;
 }
 

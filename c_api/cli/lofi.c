@@ -6,9 +6,11 @@
 #define _GNU_SOURCE
 #include "cli/cli.h"
 
+#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 static const char help[] =
     "usage: lofi COMMAND ...\n"
@@ -36,6 +38,15 @@ static void allow_many_files(void)
     setrlimit(RLIMIT_NOFILE, &limit);
 }
 
+/* A file that is opened while one of these is closed gets its number, and a message would go into
+ * it. Writing to what is opened here fails as before. */
+static int open_standard_files(void)
+{
+    for (int fd = 0; fd <= STDERR_FILENO; fd++)
+        if (fcntl(fd, F_GETFD) < 0 && open("/dev/null", O_RDONLY) != fd) return 0;
+    return 1;
+}
+
 /* A full disk shows when what was printed is written. */
 static int finish(int code)
 {
@@ -48,6 +59,7 @@ int main(int argc, char **argv)
 {
     const char *word = argc > 1 ? argv[1] : "";
 
+    if (!open_standard_files()) return CLI_FAILED;
     if (argc < 2) {
         fputs(help, stderr);
         return CLI_MISUSED;

@@ -24,16 +24,36 @@ void cli_print_text(FILE *to, const char *text)
     }
 }
 
+/* Of the character of UTF-8 that begins here; 0: none does. */
+static int character_bytes(const unsigned char *c)
+{
+    if (c[0] < 0x80) return 1;
+    if (c[0] < 0xc2 || c[0] > 0xf4) return 0;
+    /* None longer than it needs to be, no surrogate, nothing above U+10FFFF. */
+    const unsigned char least = c[0] == 0xe0 ? 0xa0 : c[0] == 0xf0 ? 0x90 : 0x80;
+    const unsigned char most = c[0] == 0xed ? 0x9f : c[0] == 0xf4 ? 0x8f : 0xbf;
+    const int bytes = c[0] < 0xe0 ? 2 : c[0] < 0xf0 ? 3 : 4;
+    if (c[1] < least || c[1] > most) return 0;
+    for (int i = 2; i < bytes; i++)
+        if (c[i] < 0x80 || c[i] > 0xbf) return 0;
+    return bytes;
+}
+
+/* JSON is UTF-8, and the name of a file may be anything: U+FFFD stands for what is no text. */
 void cli_print_json(FILE *to, const char *text)
 {
     fputc('"', to);
-    for (const unsigned char *c = (const unsigned char *)text; *c != '\0'; c++) {
-        if (*c == '"' || *c == '\\')
+    for (const unsigned char *c = (const unsigned char *)text; *c != '\0';) {
+        const int bytes = character_bytes(c);
+        if (bytes == 0)
+            fputs("\\ufffd", to);
+        else if (*c == '"' || *c == '\\')
             fprintf(to, "\\%c", *c);
         else if (is_control(*c))
             fprintf(to, "\\u%04x", *c);
         else
-            fputc(*c, to);
+            fwrite(c, 1, (size_t)bytes, to);
+        c += bytes > 0 ? bytes : 1;
     }
     fputc('"', to);
 }
@@ -74,6 +94,12 @@ int cli_fail(void)
     return CLI_FAILED;
 }
 
+int cli_fail_for_memory(void)
+{
+    lofi_set_error("out of memory");
+    return cli_fail();
+}
+
 int cli_misuse(const char *command, const char *format, ...)
 {
     char text[1024];
@@ -92,8 +118,7 @@ lofi_checkpoint **cli_open_all(char *const *paths, int count)
 {
     lofi_checkpoint **all = calloc((size_t)count, sizeof(lofi_checkpoint *));
     if (all == NULL) {
-        lofi_set_error("out of memory");
-        cli_fail();
+        cli_fail_for_memory();
         return NULL;
     }
     for (int i = 0; i < count; i++) {

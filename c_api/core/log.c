@@ -51,14 +51,21 @@ void lofi_log_set_callback(lofi_log_fn fn, void *ctx)
     sink_ctx = fn != NULL ? ctx : NULL;
 }
 
-/* The sink is promised one line; messages of a system or a host may hold several. */
-static void join_lines(char *line)
+/* The sink is promised one line of text; messages of a system or a host may hold several, and names
+ * of files what a terminal obeys. Some obey U+0080 to U+009F, too: two bytes in UTF-8. */
+static void make_line(char *line)
 {
     size_t length = strlen(line);
     while (length > 0 && line[length - 1] == '\n')
         line[--length] = '\0';
-    for (char *c = line; *c != '\0'; c++)
-        if (*c == '\n' || *c == '\r') *c = ' ';
+    for (unsigned char *c = (unsigned char *)line; *c != '\0'; c++) {
+        if (*c == '\n' || *c == '\r' || *c == '\t')
+            *c = ' ';
+        else if (*c < 0x20 || *c == 0x7f)
+            *c = '?';
+        else if (c[0] == 0xc2 && c[1] >= 0x80 && c[1] < 0xa0)
+            c[0] = c[1] = '?';
+    }
 }
 
 void lofi_log(lofi_log_level level, const char *format, ...)
@@ -72,6 +79,6 @@ void lofi_log(lofi_log_level level, const char *format, ...)
     int length = vsnprintf(line, sizeof line, format, arguments);
     va_end(arguments);
     if (length < 0) return;
-    join_lines(line);
+    make_line(line);
     sink(sink_ctx, level, line);
 }

@@ -14,10 +14,12 @@ is_saving = False  # this module writes: the watch over the script's own files l
 
 
 def load_pickled(path: str) -> Any:
-    """A file of torch.save, mapped, and without running code that it holds."""
+    """A file of torch.save, mapped where it can be, and without running code that it holds."""
+    with open(path, "rb") as file:
+        is_zip = file.read(4) == b"PK\x03\x04"  # before torch 1.6 it was none, and can't be mapped
     # DeiT's files hold its arguments.
     with torch.serialization.safe_globals([argparse.Namespace]):
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
 
 
 def tensors_of(

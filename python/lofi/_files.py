@@ -2,10 +2,10 @@
 """Checkpoints in files, averaged: safetensors by liblofi alone, torch's formats through torch.
 
 Files of torch.save are read without running code (weights_only=True), by mapping, so that only the
-result is in memory. (Folders of torch.distributed.checkpoint are read by torch's own converter,
-which runs what their metadata hold: they have to be trusted.) Tensors are found by their path
-through dicts, lists and tuples ("model.fc.bias", "optimizer.state.0.exp_avg"); what is no tensor
-comes from the first file.
+result is in memory. (Those of torch before 1.6 can't be mapped and are read whole. Folders of
+torch.distributed.checkpoint are read by torch's own converter, which runs what their metadata hold:
+they have to be trusted.) Tensors are found by their path through dicts, lists and tuples
+("model.fc.bias", "optimizer.state.0.exp_avg"); what is no tensor comes from the first file.
 """
 
 import itertools
@@ -54,9 +54,13 @@ def average_checkpoints(
     dtype: of the output's real floating-point tensors (torch.bfloat16, "bfloat16" or "bf16", ...);
         by default each one's own.
     integers: "equal", integers and booleans that differ are an error, or "first".
-    force: replace an output that exists.
-    ValueError, FileExistsError or RuntimeError say what is wrong; nothing is written then.
+    force: replace an output that exists; of a folder, the checkpoint in it: what else lies there
+        stays.
+    TypeError, ValueError, FileExistsError or RuntimeError say what is wrong; nothing is written
+    then, nor after Ctrl-C.
     """
+    if isinstance(paths, (str, bytes, os.PathLike)):
+        raise TypeError(f"lofi: paths is {paths!r}: it has to be a list of paths")
     names = [os.fspath(path) for path in paths]
     if not names:
         raise ValueError("lofi: an average of no checkpoints")
@@ -90,7 +94,8 @@ def average_checkpoints(
     if first == "a folder of torch.distributed.checkpoint":
         _average_sharded(names, target, origin, integers=integers, **how)
     else:
-        save(_average_pickled(names, origin, integers=integers, **how), target)
+        content = _average_pickled(names, origin, integers=integers, **how)
+        save(content, target, like=target if os.path.exists(target) else None)
 
 
 def kind_of(path: str) -> str:
@@ -104,6 +109,8 @@ def kind_of(path: str) -> str:
 
 
 def _refuse_target(target: str, inputs: list[str], force: bool, kind: str) -> None:
+    if target.endswith(os.sep) and not kind.startswith("a folder"):
+        raise ValueError(f"lofi: {target} names a folder, and the output will be {kind}")
     if not os.path.lexists(target):
         return
     real = os.path.realpath(target)
@@ -114,6 +121,8 @@ def _refuse_target(target: str, inputs: list[str], force: bool, kind: str) -> No
         raise FileExistsError(f"lofi: {target} exists; force=True replaces it")
     if not (os.path.isfile(target) or os.path.isdir(target)) or kind_of(target) != kind:
         raise ValueError(f"lofi: {target} is not {kind}, and is not replaced by one")
+    if os.path.isdir(target) and os.path.islink(target.rstrip(os.sep)):
+        raise ValueError(f"lofi: {target} is a link to a folder: name the folder itself")
 
 
 def _load(path: str) -> Any:
@@ -269,6 +278,38 @@ def _average_sharded(names: list[str], target: str, base: str | None, **how: Any
         whole, made = os.path.join(folder, "average.pt"), os.path.join(folder, "average")
         save(_average_pickled(files, origin, labels=labels, **how), whole)
         torch_save_to_dcp(whole, made)
-        if os.path.isdir(target):  # aside, and gone with the temporary folder
-            os.rename(target, os.path.join(folder, "replaced"))
+        if os.path.isdir(target):
+            _replace_sharded(made, target.rstrip(os.sep), folder + "-old")
+        else:
+            os.rename(made, target)
+
+
+def _replace_sharded(made: str, target: str, old: str) -> None:
+    """The checkpoint in the folder only: what else lies there moves to the new one by way of
+    `old`, a free name. As lofi__folder_merge."""
+    os.chmod(made, os.stat(target).st_mode & 0o7777 | 0o700)
+    try:
+        os.rename(target, old)
         os.rename(made, target)
+    except BaseException:
+        if not os.path.lexists(target):
+            os.rename(old, target)
+        raise
+    try:
+        _move_others(old, target)
+    except OSError as error:
+        raise RuntimeError(
+            f"lofi: {target}: the average is complete, but what was there before is in {old} "
+            f"still: {error}"
+        ) from error
+
+
+def _move_others(old: str, new: str) -> None:
+    names, taken = os.listdir(old), os.listdir(new)
+    replaced = {n for n in names if n == ".metadata" or n.endswith(".distcp") or n in taken}
+    for name in names:
+        if name not in replaced:
+            os.rename(os.path.join(old, name), os.path.join(new, name))
+    for name in replaced:
+        os.unlink(os.path.join(old, name))
+    os.rmdir(old)  # what was put there meanwhile makes this fail, and is kept

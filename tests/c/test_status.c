@@ -66,20 +66,22 @@ static void test_log(void)
     lofi_log(LOFI_LOG_WARN, "node %d\nis late\n", 3);
     EXPECT(lines.count == 1 && lines.level == LOFI_LOG_WARN);
     EXPECT(strcmp(lines.last, "node 3 is late") == 0);
+    lofi_log(LOFI_LOG_WARN, "a\tb\033]0;c\007\177\302\205\302\240\303\251");
+    EXPECT(strcmp(lines.last, "a b?]0;c????\302\240\303\251") == 0);
     lofi_log(LOFI_LOG_INFO, "not enabled");
-    EXPECT(lines.count == 1);
+    EXPECT(lines.count == 2);
     lofi_log_set_level(LOFI_LOG_TRACE);
     lofi_log(LOFI_LOG_TRACE, "enabled");
-    EXPECT(lines.count == 2);
+    EXPECT(lines.count == 3);
     lofi_log((lofi_log_level)9, "no such level");
-    EXPECT(lines.count == 3 && lines.level == LOFI_LOG_ERROR);
+    EXPECT(lines.count == 4 && lines.level == LOFI_LOG_ERROR);
     lofi_log_set_level(LOFI_LOG_ERROR);
     lofi_log(LOFI_LOG_WARN, "not enabled");
-    EXPECT(lines.count == 3);
+    EXPECT(lines.count == 4);
     lofi_log_set_level(LOFI_LOG_WARN);
     lofi_log_set_callback(NULL, NULL);
     lofi_log(LOFI_LOG_WARN, "this line belongs on stderr");
-    EXPECT(lines.count == 3);
+    EXPECT(lines.count == 4);
 
     EXPECT(lofi_log_level_parse("debug", &level) == LOFI_OK && level == LOFI_LOG_DEBUG);
     EXPECT(lofi_log_level_parse("error", &level) == LOFI_OK && level == LOFI_LOG_ERROR);

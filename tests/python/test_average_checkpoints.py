@@ -3,6 +3,7 @@
 
 import argparse
 import itertools
+import signal
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -170,6 +171,113 @@ def test_folders_of_distributed_checkpoint(tmp_path):
         assert same(got["model"][name], rounded_mean([c["model"][name] for c in contents]))
 
 
+def saved_sharded(*paths: Path) -> None:
+    import torch.distributed.checkpoint as dcp
+
+    for path in paths:
+        dcp.save({"w": torch.ones(2)}, checkpoint_id=path, no_dist=True)
+
+
+def test_what_lies_in_a_replaced_folder_stays(tmp_path):
+    inputs, out = [tmp_path / "a", tmp_path / "b"], tmp_path / "out"
+    saved_sharded(*inputs, out)
+    (out / "__7_0.distcp").write_bytes(b"of the old checkpoint")
+    (out / "notes.txt").write_text("mine")
+    (out / "sub" / "deep").mkdir(parents=True)
+    (out / "sub" / "deep" / "more").write_text("mine")
+    out.chmod(0o750)
+    lofi.average_checkpoints(inputs, f"{out}/", force=True)
+    names = {".metadata", "__0_0.distcp", "notes.txt", "sub"}
+    assert {p.name for p in out.iterdir()} == names
+    assert (out / "notes.txt").read_text() == (out / "sub" / "deep" / "more").read_text() == "mine"
+    assert out.stat().st_mode & 0o777 == 0o750
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "out"]
+
+    (out / "mine.distcp").mkdir()  # is not removed as a file of the checkpoint
+    (out / "mine.distcp" / "kept").write_text("mine")
+    with pytest.raises(
+        RuntimeError, match=r"what was there before is in .*/\.lofi-[^/]+-old still"
+    ):
+        lofi.average_checkpoints(inputs, out, force=True)
+    (old,) = tmp_path.glob(".lofi-*")
+    assert (old / "mine.distcp" / "kept").read_text() == "mine"
+    assert (out / "notes.txt").read_text() == "mine"
+    (tmp_path / "link").symlink_to(out)
+    with pytest.raises(ValueError, match="is a link to a folder"):
+        lofi.average_checkpoints(inputs, tmp_path / "link", force=True)
+
+
+def test_what_cannot_be_renamed_leaves_the_old_folder(tmp_path, monkeypatch):
+    from lofi import _files
+
+    inputs, out = [tmp_path / "a", tmp_path / "b"], tmp_path / "out"
+    saved_sharded(*inputs, out)
+    (out / "notes.txt").write_text("mine")
+    rename = _files.os.rename
+
+    def refuse(source, target):
+        if Path(source).name == "average":
+            raise PermissionError(13, "no", source)
+        rename(source, target)
+
+    monkeypatch.setattr(_files.os, "rename", refuse)
+    with pytest.raises(PermissionError):
+        lofi.average_checkpoints(inputs, out, force=True)
+    assert {p.name for p in out.iterdir()} == {".metadata", "__0_0.distcp", "notes.txt"}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "out"]
+
+
+def test_mode_is_kept(tmp_path):
+    paths, _ = saved(tmp_path, 2)
+    out = tmp_path / "out.pt"
+    lofi.average_checkpoints(paths, out)
+    out.chmod(0o600)
+    lofi.average_checkpoints(paths, out, force=True)
+    assert out.stat().st_mode & 0o777 == 0o600
+
+
+def test_files_from_before_torch_1_6(tmp_path):
+    paths = [tmp_path / "0.pth", tmp_path / "1.pth"]
+    for i, path in enumerate(paths):
+        torch.save({"x": torch.full((2,), i)}, path, _use_new_zipfile_serialization=False)
+    lofi.average_checkpoints(paths, tmp_path / "out.pth", integers="first")
+    for i, path in enumerate(paths):
+        torch.save({"x": torch.full((2,), 1.0 * i)}, path, _use_new_zipfile_serialization=False)
+    lofi.average_checkpoints(paths, tmp_path / "out.pth", force=True)
+    assert load(tmp_path / "out.pth")["x"].tolist() == [0.5, 0.5]
+    torch.save(Evil(tmp_path / "touched"), paths[0], _use_new_zipfile_serialization=False)
+    with pytest.raises(ValueError, match="can't be read safely"):
+        lofi.average_checkpoints(paths, tmp_path / "new.pth")
+    assert not (tmp_path / "touched").exists()
+
+
+def test_one_path_is_no_list(tmp_path):
+    save_file({"x": torch.ones(2)}, tmp_path / "a.safetensors")
+    for path in (tmp_path / "a.safetensors", str(tmp_path / "a.safetensors")):
+        with pytest.raises(TypeError, match=r"paths is .*a.safetensors.* a list of paths"):
+            lofi.average_checkpoints(path, tmp_path / "out.safetensors")
+
+
+def test_ctrl_c(tmp_path):
+    path, folder = tmp_path / "large.safetensors", tmp_path / "out"
+    save_file({"x": torch.ones(50_000_000, dtype=torch.bfloat16)}, path)
+    folder.mkdir()
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(KeyboardInterrupt):
+            lofi.average_checkpoints([path] * 60, folder / "out.safetensors")
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+        path.unlink()
+    assert not list(folder.iterdir())
+
+
 def test_refusals_leave_nothing(tmp_path):
     paths, _ = saved(tmp_path)
     out = tmp_path / "out.pth"
@@ -207,6 +315,8 @@ def test_refusals_leave_nothing(tmp_path):
     ):
         with pytest.raises((ValueError, FileNotFoundError)):
             lofi.average_checkpoints(inputs, out, force=True, **how)
+    with pytest.raises(ValueError, match="new/ names a folder, and the output will be a file"):
+        lofi.average_checkpoints(paths, f"{tmp_path}/new/")
     with pytest.raises(ValueError, match="is or holds the input"):
         lofi.average_checkpoints([out, *paths], out, force=True, integers="first")
     assert out.read_bytes() == before

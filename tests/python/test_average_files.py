@@ -591,6 +591,50 @@ def test_killed(large, tmp_path, number, option):
     assert killed > 0
 
 
+def test_second_signal_ends_at_once(large, tmp_path):
+    process = subprocess.Popen(
+        [ck.LOFI, "average", *large, "-o", tmp_path / "out.safetensors", "-j", "1"],
+        stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    while not list(tmp_path.glob(".lofi-*")):
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.send_signal(signal.SIGSTOP)
+    os.waitpid(process.pid, os.WUNTRACED)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGCONT):
+        process.send_signal(number)
+    assert process.wait() in (-signal.SIGINT, -signal.SIGTERM)
+    assert list(tmp_path.glob(".lofi-*"))  # nothing was tidied up
+
+
+@pytest.mark.parametrize("closed", ["0<&- 1>&- 2>&-", "0<&- 2>&-", "2>&-"])
+@pytest.mark.parametrize("option", ["-q", "-f"])
+def test_closed_standard_files(tmp_path, closed, option):
+    for i in range(2):
+        write_shards(tmp_path / f"run{i}", [run_of(i, "F32")])
+    (tmp_path / "run0" / "vocab.json").symlink_to("nowhere")  # told on stderr
+    runs = [tmp_path / "run0", tmp_path / "run1"]
+    lofi("average", *runs, "-o", tmp_path / "right")
+    subprocess.run(
+        ["bash", "-c", f'exec {closed}; exec "$@"', "bash", ck.LOFI, "average", *runs,
+         "-o", tmp_path / "out", option],
+        stdout=subprocess.DEVNULL, check=False,
+    )  # fmt: skip
+    for path in (tmp_path / "right").iterdir():
+        assert (tmp_path / "out" / path.name).read_bytes() == path.read_bytes(), path.name
+    done = subprocess.run(["bash", "-c", 'exec "$0" info "$1" >&-', ck.LOFI, runs[0]], check=False)
+    assert done.returncode == 1  # what is printed nowhere is an error still
+
+
+def test_warnings_are_text_and_quiet(tmp_path):
+    write_shards(tmp_path / "run", [run_of(0, "F32")])
+    (tmp_path / "run" / "a\x1b]0;b\a\x85.json").symlink_to("nowhere")
+    told = lofi("average", tmp_path / "run", "-o", tmp_path / "out").stderr
+    assert "a?]0;b???.json: it is not copied" in told and told.count("\n") == 1
+    assert lofi("average", tmp_path / "run", "-o", tmp_path / "out", "-f", "-q").stderr == ""
+
+
 def test_full_disk(runs, tmp_path, small_disk):
     inputs = [run_of(i, "F32", shapes={"x": (1000, 600)}) for i in range(2)]
     paths = runs(inputs)
@@ -631,6 +675,43 @@ def test_info(runs, tmp_path):
     text = lofi("info", paths[0]).stdout
     assert "a.weight [37, 53]" in text and "5 tensors" in text
     assert "a.weight" not in lofi("info", "--short", paths[0]).stdout
+
+
+def test_json_of_any_name(runs, tmp_path):
+    """Each byte that is no UTF-8 is U+FFFD: too long, cut off, a surrogate, beyond the last."""
+    (path,) = runs([run_of(0, "F32")])
+    for name, text in (
+        (b"\xff", "\ufffd"),
+        (b"\xc3(\x80", "\ufffd(\ufffd"),
+        (b"\xc0\xaf", "\ufffd" * 2),
+        (b"\xe0\x80\xaf\xe2\x82", "\ufffd" * 5),
+        (b"\xed\xa0\x80", "\ufffd" * 3),
+        (b"\xf4\x90\x80\x80\xf5", "\ufffd" * 5),
+        ("\xe9\u20ac\ud7ff\U0001f600\U0010ffff\\\"\n".encode(),
+         "\xe9\u20ac\ud7ff\U0001f600\U0010ffff\\\"\n"),
+    ):  # fmt: skip
+        link = os.path.join(os.fsencode(tmp_path), b"x" + name + b".safetensors")
+        os.symlink(path, link)
+        for command in (["info"], ["diff", path, path]):
+            done = subprocess.run(
+                [ck.LOFI, *command, "--json", link], capture_output=True, check=True
+            )
+            told = json.loads(done.stdout.decode())
+            shown = told["path"] if command == ["info"] else told["checkpoints"][2]
+            assert shown == f"{tmp_path}/x{text}.safetensors"
+
+
+def test_info_tells_what_shards_repeat_once(tmp_path):
+    tensors = run_of(0, "F32")
+    many = {"format": "pt"} | {f"key {i}": "value" for i in range(60_000, 0, -1)}
+    write_shards(tmp_path / "run", [{n: t} for n, t in tensors.items()], many)
+    last = sorted((tmp_path / "run").glob("*.safetensors"))[-1]
+    write(last, {"none": tensors["none"]}, {"format": "np", "key 1": "value"})
+    expected = [*many.items(), ("format", "np")]
+    told = json.loads(lofi("info", "--short", "--json", tmp_path / "run").stdout)
+    assert told["metadata"] == [list(pair) for pair in expected]
+    _, *lines = lofi("info", "--short", tmp_path / "run").stdout.splitlines()
+    assert lines == [f"  {key}: {value}" for key, value in expected]
 
 
 def test_diff(runs):
@@ -676,10 +757,35 @@ def test_diff_of_what_does_not_fit(runs):
     many = json.loads(lofi("diff", "--json", *paths).stdout)
     assert many["missing_count"] == [[0, 0, 1], [0, 0, 1], [1, 1, 0]]
     assert "in one only" in lofi("diff", *paths).stdout
+    assert many["nonfloat_different_count"] == [[0] * 3] * 3
     inputs[1]["scalar"] = Tensor.of("F32", np.zeros(2))
     for arguments in (runs(inputs), runs(inputs)[:2]):
         done = lofi("diff", "--json", *arguments, check=False)
         assert done.returncode == 1 and done.stdout == "" and "shape" in done.stderr
+
+
+def test_diff_of_what_has_no_distance(runs):
+    """That integers differ, or that there is nothing to compare, is no distance of 0."""
+
+    def run(name, number, more=()):
+        return {name: Tensor("I64", np.array([number]))} | dict(more)
+
+    floats = {"x": Tensor.of("F32", np.ones(4))}
+    paths = runs([run("n", 1, floats), run("n", 2, floats), run("n", 2), run("other", 1)])
+    many = json.loads(lofi("diff", "--json", *paths).stdout)
+    assert many["nonfloat_different_count"] == [
+        [0, 1, 1, 0], [1, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]
+    ]  # fmt: skip
+    none = [None] * 4
+    assert many["distance"] == [[0, 0, *none[:2]], [0, 0, *none[:2]], [*none[:2], 0, None],
+                                [*none[:3], 0]]  # fmt: skip
+    assert [row[i] for i, row in enumerate(many["cosine"])] == [1] * 4
+    assert many["cosine"][0][1] == 1 and many["cosine"][2] == [None, None, 1, None]
+    text = lofi("diff", *paths).stdout
+    assert "hold no floats" in text and "in one only" in text
+    assert text.splitlines()[7].split() == ["3", "-", "-", "0", "-"]
+    told = json.loads(lofi("diff", "--json", paths[1], paths[2]).stdout)["all"]
+    assert told["equal"] and told["distance"] is None and told["cosine"] is None
 
 
 def test_help():
