@@ -68,12 +68,14 @@ std::optional<c10d::ReduceOp> scaled_in_sum(const lofi_plan &plan,
     // A factor in a tensor stays as it is, and where it is: NCCL reads it later.
     if (given != nullptr && given->tensor_factor.defined()) return std::nullopt;
 
+    // On a communicator of one rank NCCL before 2.29.7 multiplies all but a few of the last elements
+    // (NVIDIA/nccl#1950). There its sum launches nothing, so that a kernel of our own costs as much.
     const double factor =
         static_cast<double>(plan.factor) * (given != nullptr ? given->double_factor : 1.0);
     if (dynamic_cast<const BackendComm *>(&inner) != nullptr) {
         auto scaled = LOFI_MAKE_PREMUL_SUM(factor);
         if (BackendComm::reduces(tensors, scaled, coalesced)) return scaled;
-    } else if (inner.getBackendName() == "nccl" &&
+    } else if (inner.getBackendName() == "nccl" && inner.getSize() > 1 &&
                std::all_of(tensors.begin(), tensors.end(), premultiplies)) {
         return LOFI_MAKE_PREMUL_SUM(as_read(factor, tensors.front().scalar_type()));
     }

@@ -2,6 +2,7 @@
 #include "backend_lofi.hpp"
 
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include "adjust.hpp"
 #include "check.hpp"
@@ -37,12 +38,21 @@ c10::DeviceType device_of(const c10d::BarrierOptions &opts, std::optional<at::De
     return bound ? bound->type() : c10::DeviceType::CPU;
 }
 
+// The caller may drop the tensors before a stream that is not theirs has come to the copies.
+void hold(const at::Tensor &tensor)
+{
+    if (!tensor.is_cuda()) return;
+    const auto device = tensor.device();
+    tensor.record_stream(c10::impl::VirtualGuardImpl(device.type()).getStream(device));
+}
+
 // Fills outputs[r] of every member r from that of the first member with r's place.
 void tile(const lofi_group *group, const std::vector<int> &primaries, Tensors &outputs)
 {
     for (int rank = 0; rank < lofi_group_size(group); ++rank) {
         const int from = primaries[lofi_group_place(group, rank)];
         if (from != rank) outputs[rank].copy_(outputs[from], /*non_blocking=*/true);
+        hold(outputs[rank]);
     }
 }
 
@@ -55,6 +65,8 @@ void tile_single(const lofi_group *group, const at::Tensor &local, at::Tensor &o
     for (int rank = 0; rank < lofi_group_size(group); ++rank) {
         slots[rank].copy_(places[lofi_group_place(group, rank)], /*non_blocking=*/true);
     }
+    hold(output);
+    hold(local);
 }
 
 // The inputs of this node's members one after another along the first dimension, as gloo wants it.
@@ -169,10 +181,11 @@ WorkPtr BackendLofi::issued(const Step &step, WorkPtr work)
 }
 
 WorkPtr BackendLofi::then(const Step &step, WorkPtr work, std::function<void()> finish,
-                          c10d::OpType type)
+                          at::Device device, c10d::OpType type)
 {
     if (coalescing_ && step.inner->supportsCoalescing()) { // it has begun when the group ends
         coalescing_->finish.push_back(std::move(finish));
+        coalescing_->device = device;
         return work;
     }
     if (!work) { // NCCL's, when nobody asked for one: what follows is ordered by the stream
@@ -180,7 +193,8 @@ WorkPtr BackendLofi::then(const Step &step, WorkPtr work, std::function<void()> 
         finish();
         return work;
     }
-    return issued(step, c10::make_intrusive<WorkLofi>(std::move(work), std::move(finish), type));
+    return issued(step,
+                  c10::make_intrusive<WorkLofi>(std::move(work), std::move(finish), device, type));
 }
 
 std::vector<int> BackendLofi::primaries() const
@@ -287,7 +301,7 @@ WorkPtr BackendLofi::allgather(TensorLists &outputs, Tensors &inputs,
     return then(
         step, work,
         [group = group_, first, all = outputs[0]]() mutable { tile(group.get(), first, all); },
-        c10d::OpType::ALLGATHER);
+        inputs[0].device(), c10d::OpType::ALLGATHER);
 }
 
 WorkPtr BackendLofi::LOFI_ALL_GATHER_SINGLE(at::Tensor &output, at::Tensor &input,
@@ -305,7 +319,7 @@ WorkPtr BackendLofi::LOFI_ALL_GATHER_SINGLE(at::Tensor &output, at::Tensor &inpu
     return then(
         step, work,
         [group = group_, local, output]() mutable { tile_single(group.get(), local, output); },
-        c10d::OpType::_ALLGATHER_BASE);
+        input.device(), c10d::OpType::_ALLGATHER_BASE);
 }
 
 // outputs[r][i] is what member r gave as inputs[i].
@@ -335,6 +349,7 @@ WorkPtr BackendLofi::allgather_coalesced(TensorLists &outputs, Tensors &inputs,
                 tile(group.get(), first, column);
             }
         },
+        inputs.empty() ? at::Device(at::kCPU) : inputs[0].device(),
         c10d::OpType::ALLGATHER_COALESCED);
 }
 
@@ -361,6 +376,7 @@ WorkPtr BackendLofi::LOFI_ALL_GATHER_SINGLE_COALESCED(Tensors &outputs, Tensors 
                 tile_single(group.get(), local[i], outputs[i]);
             }
         },
+        inputs.empty() ? at::Device(at::kCPU) : inputs[0].device(),
         c10d::OpType::ALLGATHER_COALESCED);
 }
 
@@ -390,7 +406,7 @@ WorkPtr BackendLofi::gather(TensorLists &outputs, Tensors &inputs, const c10d::G
     return then(
         step, work,
         [group = group_, first, all = outputs[0]]() mutable { tile(group.get(), first, all); },
-        c10d::OpType::GATHER);
+        inputs[0].device(), c10d::OpType::GATHER);
 }
 
 #ifdef LOFI_HAS_GATHER_SINGLE
@@ -415,7 +431,7 @@ WorkPtr BackendLofi::gather_single(at::Tensor &output, at::Tensor &input,
     return then(
         step, work,
         [group = group_, local, output]() mutable { tile_single(group.get(), local, output); },
-        c10d::OpType::GATHER);
+        input.device(), c10d::OpType::GATHER);
 }
 #endif
 
@@ -576,7 +592,8 @@ WorkPtr BackendLofi::endCoalescing()
     }
     if (ended.works.size() == 1 && ended.finish.empty()) return ended.works.front();
     const bool is_asynchronous = !ended.works.empty();
-    auto all = c10::make_intrusive<WorkAll>(std::move(ended.works), std::move(ended.finish));
+    auto all =
+        c10::make_intrusive<WorkAll>(std::move(ended.works), std::move(ended.finish), ended.device);
     if (!is_asynchronous) all->wait(kNoTimeout);
     return all;
 }

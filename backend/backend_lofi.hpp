@@ -169,7 +169,8 @@ class BackendLofi : public c10d::Backend {
     template <class Opts>
     Step begin_all_reduce(Tensors &tensors, Opts &opts);
     WorkPtr issued(const Step &step, WorkPtr work);
-    WorkPtr then(const Step &step, WorkPtr work, std::function<void()> finish, c10d::OpType type);
+    WorkPtr then(const Step &step, WorkPtr work, std::function<void()> finish, at::Device device,
+                 c10d::OpType type);
     // For each place in the node, the first member of the group that has it.
     std::vector<int> primaries() const;
     c10::intrusive_ptr<c10d::Backend> cuda_inner(const char *what);
@@ -189,6 +190,7 @@ class BackendLofi : public c10d::Backend {
         std::vector<c10::intrusive_ptr<c10d::Backend>> started;
         std::vector<WorkPtr> works;
         std::vector<std::function<void()>> finish; // what is left to do when all works are done
+        at::Device device = at::kCPU;              // on which
     };
     std::optional<Coalescing> coalescing_;
 };

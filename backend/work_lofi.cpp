@@ -2,21 +2,41 @@
 #include "work_lofi.hpp"
 
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <algorithm>
 
 namespace lofi {
 
+void Mark::set(at::Device device)
+{
+    device_ = device;
+    if (device.is_cpu()) return;
+    event_.emplace(device.type());
+    event_->record(c10::impl::VirtualGuardImpl(device.type()).getStream(device));
+}
+
+bool Mark::is_passed() const
+{
+    return !event_ || event_->query();
+}
+
+void Mark::block_current_stream() const
+{
+    if (event_) event_->block(c10::impl::VirtualGuardImpl(device_.type()).getStream(device_));
+}
+
 WorkLofi::WorkLofi(c10::intrusive_ptr<c10d::Work> inner, std::function<void()> finish,
-                   c10d::OpType type)
-    : c10d::Work(-1, type), inner_(std::move(inner))
+                   at::Device device, c10d::OpType type)
+    : c10d::Work(-1, type), inner_(std::move(inner)), mark_(std::make_shared<Mark>())
 {
     auto future = inner_->getFuture();
     future_ = future->then(
-        [finish = std::move(finish)](c10::ivalue::Future &done) -> c10::IValue {
+        [finish = std::move(finish), mark = mark_, device](c10::ivalue::Future &done) {
             auto value = done.value(); // throws what the collective threw
             at::AutoDispatchBelowADInplaceOrView below_autograd;
             finish();
+            mark->set(device);
             return value;
         },
         future->elementType());
@@ -42,12 +62,23 @@ bool WorkLofi::wait(std::chrono::milliseconds timeout)
     return true;
 }
 
+void WorkLofi::blockCurrentStream()
+{
+    if (future_->devices().empty()) {
+        c10d::Work::blockCurrentStream(); // until the future is complete
+    } else {
+        synchronize();
+    }
+}
+
 bool WorkAll::isCompleted()
 {
     const bool done =
         std::all_of(works_.begin(), works_.end(), [](auto &w) { return w->isCompleted(); });
-    if (done) finish();
-    return done;
+    if (!done) return false;
+    finish();
+    std::lock_guard<std::mutex> lock(mutex_);
+    return mark_.is_passed();
 }
 
 bool WorkAll::isSuccess() const
@@ -74,10 +105,13 @@ bool WorkAll::wait(std::chrono::milliseconds timeout)
 void WorkAll::finish()
 {
     std::lock_guard<std::mutex> lock(mutex_);
+    if (is_finished_) return mark_.block_current_stream(); // it was another thread's, or stream's
     at::AutoDispatchBelowADInplaceOrView below_autograd;
     for (auto &step : finish_)
         step();
+    if (!finish_.empty()) mark_.set(device_);
     finish_.clear();
+    is_finished_ = true;
 }
 
 void WorkAll::abort()

@@ -7,20 +7,38 @@
 #pragma once
 
 #include <functional>
+#include <memory>
 #include <mutex>
+#include <optional>
 
+#include <c10/core/Event.h>
 #include <torch/csrc/distributed/c10d/Work.hpp>
 
 namespace lofi {
 
+// A place in the current stream of a device; on the CPU, where nothing is enqueued, always passed.
+class Mark {
+  public:
+    void set(at::Device device);
+    bool is_passed() const;
+    void block_current_stream() const;
+
+  private:
+    std::optional<c10::Event> event_;
+    at::Device device_ = at::kCPU;
+};
+
 class WorkLofi : public c10d::Work {
   public:
-    WorkLofi(c10::intrusive_ptr<c10d::Work> inner, std::function<void()> finish, c10d::OpType type);
+    // `device`: of the tensors.
+    WorkLofi(c10::intrusive_ptr<c10d::Work> inner, std::function<void()> finish, at::Device device,
+             c10d::OpType type);
 
     bool isCompleted() override
     {
         // The future of a collective on CUDA is complete as soon as it is enqueued.
-        return inner_->isCompleted() && future_->completed();
+        return inner_->isCompleted() && future_->completed() &&
+               (future_->hasError() || mark_->is_passed());
     }
     bool isSuccess() const override
     {
@@ -37,6 +55,7 @@ class WorkLofi : public c10d::Work {
     }
     void synchronize() override;
     bool wait(std::chrono::milliseconds timeout) override;
+    void blockCurrentStream() override;
     void abort() override
     {
         inner_->abort();
@@ -44,6 +63,10 @@ class WorkLofi : public c10d::Work {
     c10::intrusive_ptr<c10::ivalue::Future> getFuture() override
     {
         return future_;
+    }
+    c10::intrusive_ptr<c10::ivalue::Future> getFutureResult() override
+    {
+        return inner_->getFutureResult();
     }
     float getDuration() const override
     {
@@ -55,7 +78,8 @@ class WorkLofi : public c10d::Work {
     }
 
   private:
-    c10::intrusive_ptr<c10d::Work> inner_;
+    const c10::intrusive_ptr<c10d::Work> inner_;
+    const std::shared_ptr<Mark> mark_; // behind what was left to do
     c10::intrusive_ptr<c10::ivalue::Future> future_;
 };
 
@@ -93,9 +117,21 @@ class WorkFromAny : public c10d::Work {
     {
         return inner_->wait(timeout);
     }
+    void blockCurrentStream() override
+    {
+        inner_->blockCurrentStream();
+    }
     void abort() override
     {
         inner_->abort();
+    }
+    c10::intrusive_ptr<c10::ivalue::Future> getFuture() override
+    {
+        return inner_->getFuture();
+    }
+    c10::intrusive_ptr<c10::ivalue::Future> getFutureResult() override
+    {
+        return inner_->getFutureResult();
     }
     uint64_t getSequencenumber() const override
     {
@@ -107,13 +143,13 @@ class WorkFromAny : public c10d::Work {
     std::function<int(int)> group_rank_;
 };
 
-// Several works as one, for what was coalesced; `finish` runs when whoever waits first has waited
-// for them: on CUDA, in the order of that thread's stream.
+// Several works as one, for what was coalesced on one device; `finish` runs when whoever waits first
+// has waited for them: on CUDA, in the order of that thread's stream.
 class WorkAll : public c10d::Work {
   public:
     WorkAll(std::vector<c10::intrusive_ptr<c10d::Work>> works,
-            std::vector<std::function<void()>> finish)
-        : c10d::Work(-1, c10d::OpType::COALESCED), works_(std::move(works)),
+            std::vector<std::function<void()>> finish, at::Device device)
+        : c10d::Work(-1, c10d::OpType::COALESCED), works_(std::move(works)), device_(device),
           finish_(std::move(finish))
     {
     }
@@ -122,14 +158,21 @@ class WorkAll : public c10d::Work {
     bool isSuccess() const override;
     void synchronize() override;
     bool wait(std::chrono::milliseconds timeout) override;
+    void blockCurrentStream() override
+    {
+        synchronize(); // NCCL alone coalesces, and its works do not block the host
+    }
     void abort() override;
 
   private:
     void finish();
 
-    std::vector<c10::intrusive_ptr<c10d::Work>> works_;
-    std::mutex mutex_; // guards finish_
+    const std::vector<c10::intrusive_ptr<c10d::Work>> works_;
+    const at::Device device_;
+    std::mutex mutex_; // guards the rest
     std::vector<std::function<void()>> finish_;
+    bool is_finished_ = false;
+    Mark mark_; // behind what was left to do
 };
 
 // Work that is done: for a collective in which this node takes no part.

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import lofi
 import torch
 import torch.distributed as dist
 import two_groups
@@ -89,8 +90,6 @@ def measure_steps(steps: int) -> dict[str, Any]:
 
 
 def measure_average(million: int, scratch: int) -> dict[str, Any]:
-    import lofi
-
     torch.manual_seed(lofi.stats()["node"])
     size = (million * 1_000_000 // 16, 16)
     tensors = [torch.randn(size, device="cuda").bfloat16()]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lofi  # noqa: F401 - known by its name also where it is not installed
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lofi  # noqa: F401 - known by its name also where it is not installed
 import pytest
 import torch
 import torch.distributed as dist

@@ -347,7 +347,7 @@ def test_order_matters_only_as_it_says(tmp_path):
         assert same(load(out)["model"]["embed"], expected)
 
 
-def test_what_a_review_found(tmp_path):
+def test_odd_contents(tmp_path):
     zero = torch.zeros(2)
     torch.save({"emb": zero, "head": zero}, tmp_path / "tied.pt")
     torch.save({"emb": torch.full((2,), 2.0), "head": torch.full((2,), 100.0)}, tmp_path / "u.pt")

@@ -135,6 +135,29 @@ def test_reductions(mock, phase):
     assert not [line for lines in results for line in lines]
 
 
+def one_rank_job(path: Any) -> list[str]:
+    begin(path)
+    enter("train")
+    wrong = []
+    for dtype in FLOATS:
+        one, many = torch.ones(5, dtype=dtype), [torch.ones(n, dtype=dtype) for n in (3, 4)]
+        seen, _ = calls_of(lambda one=one: dist.all_reduce(one))
+        calls_of(lambda many=many: dist.all_reduce_coalesced(many))
+        calls_of(lambda one=one: dist.reduce(one, dist.get_rank()))
+        if [call[2] for call in seen] != ["SUM"]:
+            wrong.append(f"{dtype}: {seen}")
+        if not torch.equal(one, torch.full((5,), NODES**2, dtype=dtype)):
+            wrong.append(f"{dtype}: {one}")
+        wrong += [f"{dtype}: {t}" for t in many if not torch.equal(t, torch.full_like(t, NODES))]
+    return end(wrong)
+
+
+def test_nodes_of_one_rank(mock):
+    """Where NCCL multiplies for one rank, it forgets elements."""
+    results = run_ranks(one_rank_job, NODES, mock, env={"LOFI_NODE_SIZE": "1"})
+    assert not [line for lines in results for line in lines]
+
+
 def other_job(path: Any) -> list[str]:
     rank = begin(path)
     inside = [dist.new_group([0, 1]), dist.new_group([2, 3])][rank // SIZE]
@@ -180,9 +203,10 @@ def other_job(path: Any) -> list[str]:
     seen, _ = calls_of(lambda: dist.all_reduce(one, group=replicas, op=dist.ReduceOp.AVG))
     if [s[1:] for s in seen] != [("allreduce", "AVG", 0.0, -1, -1)]:
         wrong.append(f"replicas AVG: {seen}")
-    seen, _ = calls_of(lambda: dist.all_reduce(one.half(), group=replicas))
-    if [s[1:] for s in seen] != [PREMUL_2]:
-        wrong.append(f"replicas SUM: {seen}")
+    half = torch.ones(2).half()
+    seen, _ = calls_of(lambda: dist.all_reduce(half, group=replicas))
+    if [s[1:] for s in seen] != [("allreduce", "SUM", 0.0, -1, -1)] or half.tolist() != [2, 2]:
+        wrong.append(f"replicas SUM: {seen} {half}")
     sizes = {name: mocked.made[name].size() for name in mocked.made if "world" in name}
     with lofi.scope("world"):
         expect("real", lambda: dist.all_reduce(one), ("world", "allreduce", -1, -1))
