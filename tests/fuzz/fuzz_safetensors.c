@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * libFuzzer over what strangers write: a whole file, as a header and the bytes behind it, and the
- * same bytes as an index. The first byte that fits no header makes no difference to an index, so
- * that one corpus serves both.
+ * same bytes as an index and as a config. The first byte that fits no header makes no difference to
+ * these, so that one corpus serves all.
  *
  * What is accepted is held to what the rest of lofi relies on.
  */
+#include "ckpt/config.h"
 #include "ckpt/header.h"
 #include "ckpt/index.h"
+#include "core/mem.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -57,12 +59,45 @@ static void run_index(const char *text, size_t length)
     lofi__index_clear(&index);
 }
 
+static char *copy_of(const char *text, size_t length)
+{
+    char *copy = lofi__mem_create(length, 1);
+    check(copy != NULL);
+    return memcpy(copy, text, length);
+}
+
+static int is_json(const char *text, size_t length)
+{
+    yyjson_doc *doc = NULL;
+    lofi_status st = lofi__json_read("config", text, length, YYJSON_READ_ALLOW_INF_AND_NAN, &doc);
+    yyjson_doc_free(doc);
+    return st == LOFI_OK;
+}
+
+/* JSON stays JSON, and once more changes nothing. */
+static void run_config(const char *text, size_t size)
+{
+    size_t length = size;
+    char *once = copy_of(text, size);
+
+    check(lofi__config_set_dtype("config", "bfloat16", &once, &length) == LOFI_OK);
+    check(is_json(once, length) || (length == size && memcmp(once, text, size) == 0));
+    size_t again = length;
+    char *twice = copy_of(once, length);
+    check(lofi__config_set_dtype("config", "bfloat16", &twice, &again) == LOFI_OK);
+    check(again == length && memcmp(twice, once, length) == 0);
+    lofi__mem_destroy(twice);
+    lofi__mem_destroy(once);
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     const char *text = (const char *)data;
     uint64_t length = 0;
 
+    lofi_log_set_level(LOFI_LOG_ERROR);
     run_index(text, size);
+    run_config(text, size);
     if (size < 8) return 0;
     memcpy(&length, data, 8);
     if (length > size - 8) length = size - 8; /* file.c refuses it; here it would be a waste */
