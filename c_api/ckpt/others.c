@@ -58,6 +58,13 @@ static lofi_status warn(const char *path, const char *why)
     return LOFI_OK;
 }
 
+/* For what the last error says. */
+static lofi_status warn_last(void)
+{
+    lofi_log(LOFI_LOG_WARN, "%s (it is not copied)", lofi_last_error());
+    return LOFI_OK;
+}
+
 static lofi_status copy_file(struct lofi__place_on_disk *disk, const char *path, const char *name)
 {
     const struct lofi__plan *plan = disk->plan;
@@ -66,10 +73,7 @@ static lofi_status copy_file(struct lofi__place_on_disk *disk, const char *path,
 
     lofi_status st = lofi__path_check_inside(plan->sources[0]->folder, path);
     if (st == LOFI_OK) st = lofi__file_read_all(path, (uint64_t)COPY_MOST, &text, &bytes);
-    if (st != LOFI_OK && st != LOFI_NO_MEMORY) {
-        lofi_log(LOFI_LOG_WARN, "%s (it is not copied)", lofi_last_error());
-        return LOFI_OK;
-    }
+    if (st != LOFI_OK && st != LOFI_NO_MEMORY) return warn_last();
     if (st == LOFI_OK && plan->kind != NULL && strcmp(name, "config.json") == 0)
         st = lofi__config_set_dtype(path, lofi_dtype_name(plan->kind->dtype), &text, &bytes);
     if (st == LOFI_OK) st = lofi__output_add(disk, name, text, bytes);
@@ -141,7 +145,10 @@ static lofi_status copy_other(struct lofi__place_on_disk *disk, const char *path
 
     if (is_weights(name) || is_of_plan(disk->plan, name)) return LOFI_OK;
     if (stat(path, &found) != 0) return warn(path, strerror(errno));
-    return S_ISDIR(found.st_mode) ? copy_folder(disk, path, name) : copy_file(disk, path, name);
+    if (!S_ISDIR(found.st_mode)) return copy_file(disk, path, name);
+    if (lofi__path_check_inside(disk->plan->sources[0]->folder, path) == LOFI_OK)
+        return copy_folder(disk, path, name);
+    return warn_last();
 }
 
 lofi_status lofi__others_copy(struct lofi__place_on_disk *disk)
