@@ -394,6 +394,9 @@ static const struct {
 } calls[] = {{"ncclAllReduce", LOFI_ALL_REDUCE, LOFI_SUM, 0},
              {"ncclRedOpCreatePreMulSum", LOFI_ALL_REDUCE, LOFI_PREMUL_SUM, 0},
              {"ncclRedOpDestroy", LOFI_ALL_REDUCE, LOFI_PREMUL_SUM, 0},
+             {"ncclGroupStart", LOFI_ALL_REDUCE, LOFI_PREMUL_SUM, 0},
+             {"ncclAllReduce", LOFI_REDUCE, LOFI_PREMUL_SUM, 0},
+             {"ncclGroupEnd", LOFI_REDUCE_SCATTER, LOFI_PREMUL_SUM, 0},
              {"ncclReduce", LOFI_REDUCE, LOFI_SUM, 0},
              {"ncclReduce", LOFI_REDUCE_SCATTER, LOFI_SUM, 1},
              {"ncclReduceScatter", LOFI_REDUCE_SCATTER, LOFI_SUM, 0},
@@ -611,7 +614,7 @@ int main(void)
     gpus_run(2, asynchronous, &errors[0]);
     gpus_run(2, asynchronous, &errors[1]);
     for (int i = 0; i < (int)(sizeof calls / sizeof calls[0]); i++)
-        gpus_run(strcmp(calls[i].symbol, "ncclRedOpDestroy") == 0 ? 1 : 2, refused_call, &i);
+        gpus_run(calls[i].op == LOFI_PREMUL_SUM ? 1 : 2, refused_call, &i);
     gpus_run(2, aborted, NULL);
     gpus_run(2, aborted_alone, NULL);
     for (int i = 0; i < 5; i++)
