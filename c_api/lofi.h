@@ -629,8 +629,8 @@ typedef struct lofi_comm_options {
  *
  * nccl: has to be done in timeout_ms. With a parent, all ranks of the parent make a communicator at
  * the same time, each its own, and nothing else runs on the parent meanwhile: `color` says who stays
- * together, `rank` in which order (ncclCommSplit). It shares the parent's connections and buffers,
- * so that one of them that is aborted can take the others with it.
+ * together, `rank` in which order (ncclCommSplit). Each has connections and buffers of its own: one
+ * that is aborted leaves the parent and the others alone.
  *
  * LOFI_INVALID names the option that is wrong; LOFI_NO_MEMORY, and the status of `allgather` (a
  * LOFI_SYSTEM of which becomes LOFI_PEER_LOST), are this rank's own.

@@ -14,6 +14,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#define PIECE_BYTES ((size_t)16 << 10) /* of one rank alone: see scale */
+
 /* A task under way, in NCCL's words. */
 struct run {
     const struct lofi__nccl_library *call;
@@ -137,6 +139,11 @@ static void retire(void *state, void *ticket)
 
 /* ---- operations ---------------------------------------------------------------------------------- */
 
+static int is_scaled(const struct run *run)
+{
+    return lofi__reduces(run->task->collective) && run->task->op == LOFI_PREMUL_SUM;
+}
+
 /* The factor in the data's type, as NCCL multiplies. */
 static lofi__nccl_result make_factor(struct run *run)
 {
@@ -192,6 +199,7 @@ static lofi__nccl_result make_op(struct run *run)
     run->type = types[run->task->dtype];
     if (run->task->op == LOFI_PREMUL_SUM) return make_factor(run);
     run->op = ops[run->task->op];
+    if (run->count == 1 && run->op == LOFI__NCCL_AVG) run->op = LOFI__NCCL_SUM; /* see scale */
     return 0;
 }
 
@@ -207,6 +215,28 @@ static lofi__nccl_result end_group(const struct run *run, lofi__nccl_result resu
 static int is_fine(lofi__nccl_result result)
 {
     return result == 0 || result == LOFI__NCCL_IN_PROGRESS;
+}
+
+/* What a sum with a factor is for one rank alone. Before 2.29.7 NCCL loses its last elements, and
+ * those of a mean (NVIDIA/nccl issue 1950): it takes a block for each 16 KiB, at most 32 of them,
+ * and rounds down what each one does. Whole pieces of 16 KiB divide evenly, and the rest has one
+ * block to itself. */
+static lofi__nccl_result scale(const struct run *run)
+{
+    const char *in = lofi__in_slot(run->task, 0);
+    char *out = run->task->out;
+    const size_t each = lofi_dtype_bytes(run->task->dtype);
+    const size_t rest = run->slot_bytes % PIECE_BYTES, whole = run->slot_bytes - rest;
+
+    lofi__nccl_result result = run->call->GroupStart();
+    if (result != 0) return result;
+    if (whole > 0)
+        result =
+            run->call->AllReduce(in, out, whole / each, run->type, run->op, run->comm, run->stream);
+    if (rest > 0 && is_fine(result))
+        result = run->call->AllReduce(in + whole, out + whole, rest / each, run->type, run->op,
+                                      run->comm, run->stream);
+    return end_group(run, result);
 }
 
 static lofi__nccl_result all_reduce(const struct run *run)
@@ -332,14 +362,14 @@ static lofi_status enqueue(struct lofi__nccl *nccl, struct run *run, const char 
     if (st != LOFI_OK) return st;
     run->comm = nccl->comm;
     if (lofi__reduces(run->task->collective)) result = make_op(run);
-    if (result == 0) result = fn(run);
+    if (result == 0) result = is_scaled(run) && run->count == 1 ? scale(run) : fn(run);
     return lofi__nccl_unlock(nccl, where, result);
 }
 
 /* After an error NCCL has taken the operation with it. */
 static lofi_status free_factor(struct lofi__nccl *nccl, const struct run *run, const char *where)
 {
-    if (!lofi__reduces(run->task->collective) || run->task->op != LOFI_PREMUL_SUM) return LOFI_OK;
+    if (!is_scaled(run)) return LOFI_OK;
     lofi_status st = lofi__nccl_lock(nccl, where);
     if (st != LOFI_OK) return st;
     return lofi__nccl_unlock(nccl, where, run->call->RedOpDestroy(run->op, run->comm));

@@ -353,7 +353,6 @@ static lofi_status init(struct lofi__nccl *nccl, const char *where, lofi__nccl_i
     lofi__nccl_config config = LOFI__NCCL_CONFIG_INIT;
 
     config.blocking = 0;
-    config.split_share = 1; /* for the children, of which nothing is known yet */
     lofi_status st = lofi__nccl_lock(nccl, where);
     if (st != LOFI_OK) return st;
     return lofi__nccl_unlock(nccl, where,
@@ -361,14 +360,15 @@ static lofi_status init(struct lofi__nccl *nccl, const char *where, lofi__nccl_i
                                                                id, nccl->members->rank, &config));
 }
 
-/* NCCL writes `nccl->comm` before it is done with the parent, on a thread of its own. */
+/* NCCL writes `nccl->comm` before it is done with the parent, on a thread of its own. Nothing is
+ * shared (split_share): the abort of one would end the work of the others, without an error, and
+ * NCCL wants one at a time to be in a collective then. */
 static lofi_status split(struct lofi__nccl *nccl, const char *where, struct lofi__nccl *parent,
                          int color, int64_t deadline_ns)
 {
     lofi__nccl_config config = LOFI__NCCL_CONFIG_INIT;
 
     config.blocking = 0;
-    config.split_share = 1;
     lofi_status st = lofi__nccl_lock(parent, where);
     if (st != LOFI_OK) return st;
     st = lofi__nccl_unlock(

@@ -132,6 +132,7 @@ static int is_right(const struct way *way, double got, double want)
 struct room {
     char *in, *out; /* on the device */
     char *host;     /* what is on its way to `in` */
+    size_t bytes;   /* of each */
     const void *in_list[GPUS_MOST];
     void *out_list[GPUS_MOST];
 };
@@ -191,8 +192,8 @@ static void run_way(struct gpu *gpu, lofi_comm *comm, const struct way *way, str
     lofi_task task = way->task;
     char *in = room->in + (way->shifted ? each : 0), *out = room->out + (way->shifted ? each : 0);
 
-    memset(room->in, 0xa5, (size_t)gpu->count * (MOST_COUNT + 8) * 8);
-    memset(room->out, 0x5a, (size_t)gpu->count * (MOST_COUNT + 8) * 8);
+    memset(room->in, 0xa5, room->bytes);
+    memset(room->out, 0x5a, room->bytes);
     if (way->in_place && in_slots > 1) out = in + (size_t)gpu->rank * distance;
     if (way->in_place && in_slots == 1)
         in = out + (out_slots > 1 ? (size_t)gpu->rank * distance : 0);
@@ -268,17 +269,28 @@ static void run_moves(struct gpu *gpu, lofi_comm *comm, struct room *room)
             }
 }
 
+static struct room make_room(struct gpu *gpu, size_t bytes)
+{
+    return (struct room){.in = gpus_alloc(gpu, bytes),
+                         .out = gpus_alloc(gpu, bytes),
+                         .host = malloc(bytes),
+                         .bytes = bytes};
+}
+
+static void free_room(struct room *room)
+{
+    free(room->host);
+    fake_cuda_free(room->out);
+    fake_cuda_free(room->in);
+}
+
 static void run_suite(struct gpu *gpu, lofi_comm *comm)
 {
-    const size_t bytes = (size_t)gpu->count * (MOST_COUNT + 8) * 8;
-    struct room room = {
-        .in = gpus_alloc(gpu, bytes), .out = gpus_alloc(gpu, bytes), .host = malloc(bytes)};
+    struct room room = make_room(gpu, (size_t)gpu->count * (MOST_COUNT + 8) * 8);
 
     run_reductions(gpu, comm, &room);
     run_moves(gpu, comm, &room);
-    free(room.host);
-    fake_cuda_free(room.out);
-    fake_cuda_free(room.in);
+    free_room(&room);
 }
 
 static void suite(struct gpu *gpu)
@@ -288,6 +300,36 @@ static void suite(struct gpu *gpu)
     CHECK(strcmp(lofi_comm_transport(comm), "nccl") == 0);
     CHECK(lofi_comm_rank(comm) == gpu->rank && lofi_comm_rank_count(comm) == gpu->count);
     run_suite(gpu, comm);
+    lofi_comm_destroy(comm);
+}
+
+/* Sizes of which NCCL loses 1, 2 or 31 elements on one rank, and some more. */
+static void alone(struct gpu *gpu)
+{
+    static const struct {
+        size_t bytes, more;
+    } sizes[] = {{16384, 1}, {49152, 2}, {524288, 1}, {524288, 31}, {4096, 3}, {32768, 0}};
+    static const lofi_collective reductions[] = {LOFI_ALL_REDUCE, LOFI_REDUCE, LOFI_REDUCE_SCATTER,
+                                                 LOFI_REDUCE_SCATTER};
+    static const lofi_dtype dtypes[] = {LOFI_F64, LOFI_F32, LOFI_F16, LOFI_BF16,
+                                        LOFI_I8,  LOFI_U8,  LOFI_I32, LOFI_I64};
+    lofi_comm *comm = gpus_comm(gpu, 20000);
+    struct room room = make_room(gpu, 524288 + 64 * 8);
+    struct way way = {.task = LOFI_TASK_INIT};
+
+    for (int number = 0; number < 6 * 8 * 2; number++) {
+        const int size = number % 6, d = number / 6 % 8, place = number / 48;
+        const int c = (size + d + place) % 4;
+        way.task.collective = reductions[c];
+        way.task.dtype = dtypes[d];
+        way.task.op = d < 4 && number % 5 == 0 ? LOFI_AVG : LOFI_PREMUL_SUM;
+        way.task.factor = FACTOR;
+        way.task.count = sizes[size].bytes / lofi_dtype_bytes(dtypes[d]) + sizes[size].more;
+        way.lists = c == 3;
+        way.in_place = place;
+        run_way(gpu, comm, &way, &room);
+    }
+    free_room(&room);
     lofi_comm_destroy(comm);
 }
 
@@ -472,6 +514,7 @@ int main(void)
     for (int count = 1; count <= 3; count++)
         gpus_run(count, suite, NULL);
     gpus_run(5, suite, NULL);
+    gpus_run(1, alone, NULL);
     gpus_run(2, premul, NULL);
     gpus_run(2, overlap, NULL);
     gpus_run(3, default_stream, NULL);

@@ -394,6 +394,9 @@ static const struct {
 } calls[] = {{"ncclAllReduce", LOFI_ALL_REDUCE, LOFI_SUM, 0},
              {"ncclRedOpCreatePreMulSum", LOFI_ALL_REDUCE, LOFI_PREMUL_SUM, 0},
              {"ncclRedOpDestroy", LOFI_ALL_REDUCE, LOFI_PREMUL_SUM, 0},
+             {"ncclGroupStart", LOFI_ALL_REDUCE, LOFI_PREMUL_SUM, 0},
+             {"ncclAllReduce", LOFI_REDUCE, LOFI_PREMUL_SUM, 0},
+             {"ncclGroupEnd", LOFI_REDUCE_SCATTER, LOFI_PREMUL_SUM, 0},
              {"ncclReduce", LOFI_REDUCE, LOFI_SUM, 0},
              {"ncclReduce", LOFI_REDUCE_SCATTER, LOFI_SUM, 1},
              {"ncclReduceScatter", LOFI_REDUCE_SCATTER, LOFI_SUM, 0},
@@ -486,6 +489,31 @@ static void aborted(struct gpu *gpu)
         CHECK(lofi_barrier(comm) == LOFI_PEER_LOST);
     }
     lofi_comm_destroy(comm);
+}
+
+static int works(lofi_comm *comm, int32_t *data)
+{
+    *data = 1;
+    return sum(comm, data) == LOFI_OK && *data == lofi_comm_rank_count(comm);
+}
+
+/* Children and their parent share nothing that an abort breaks. */
+static void aborted_alone(struct gpu *gpu)
+{
+    lofi_comm *world = gpus_comm(gpu, LONG_MS), *first = NULL, *second = NULL;
+    int32_t *data = make_data(gpu);
+
+    CHECK(gpus_split(gpu, world, 0, gpu->rank, gpu->count, &first) == LOFI_OK);
+    CHECK(gpus_split(gpu, world, 0, gpu->rank, gpu->count, &second) == LOFI_OK);
+    lofi_comm_abort(first);
+    CHECK(sum(first, data) == LOFI_PEER_LOST);
+    CHECK(works(world, data) && works(second, data));
+    lofi_comm_abort(world);
+    CHECK(works(second, data));
+    lofi_comm_destroy(second);
+    lofi_comm_destroy(first);
+    lofi_comm_destroy(world);
+    fake_cuda_free(data);
 }
 
 /* Many times, at every moment of a collective. */
@@ -586,8 +614,9 @@ int main(void)
     gpus_run(2, asynchronous, &errors[0]);
     gpus_run(2, asynchronous, &errors[1]);
     for (int i = 0; i < (int)(sizeof calls / sizeof calls[0]); i++)
-        gpus_run(strcmp(calls[i].symbol, "ncclRedOpDestroy") == 0 ? 1 : 2, refused_call, &i);
+        gpus_run(calls[i].op == LOFI_PREMUL_SUM ? 1 : 2, refused_call, &i);
     gpus_run(2, aborted, NULL);
+    gpus_run(2, aborted_alone, NULL);
     for (int i = 0; i < 5; i++)
         gpus_run(2, abort_race, NULL);
     gpus_run(1, stuck_end, NULL);

@@ -18,13 +18,11 @@ struct ncclComm {
     lofi__cu_context context;
     enum state state;
     lofi__nccl_result error;
-    int split_share;
     uint64_t rounds;   /* that this rank has begun */
     struct part *part; /* ENQUEUE: what goes on the stream next */
     struct {           /* SPLIT: what was asked for */
         int color, key;
         struct ncclComm **made;
-        int split_share;
     } child;
     struct op {
         int is_used;
@@ -134,7 +132,6 @@ static void make_children(struct world *world)
         struct ncclComm *child = join(find_world(id, count), place);
         child->context = parent->context;
         child->state = INIT;
-        child->split_share = parent->child.split_share;
         *parent->child.made = child;
     }
     for (int rank = 0; rank < world->count; rank++)
@@ -220,6 +217,8 @@ static void check_config(const lofi__nccl_config *config)
         misuse("no config");
     else if (config->blocking != 0)
         misuse("a blocking communicator");
+    else if (config->split_share == 1)
+        misuse("children that share what their parent has");
 }
 
 lofi__nccl_result ncclCommInitRankConfig(lofi__nccl_comm *comm, int ranks, lofi__nccl_id id,
@@ -232,7 +231,6 @@ lofi__nccl_result ncclCommInitRankConfig(lofi__nccl_comm *comm, int ranks, lofi_
         if (world->count != ranks || rank < 0 || rank >= ranks) misuse("another rank count");
         *comm = join(world, rank);
         (*comm)->state = INIT;
-        (*comm)->split_share = config->split_share;
         result = LOFI__NCCL_IN_PROGRESS;
     }
     return fake__leave(result);
@@ -245,12 +243,10 @@ lofi__nccl_result ncclCommSplit(lofi__nccl_comm comm, int color, int key, lofi__
     if (result == 0) result = check_ready(comm, "a split of a busy communicator");
     if (result == 0) {
         check_config(config);
-        if (comm->split_share != 1 || config->split_share != 1) misuse("nothing is shared");
         comm->state = SPLIT;
         comm->child.color = color;
         comm->child.key = key;
         comm->child.made = made;
-        comm->child.split_share = config->split_share;
         *made = NULL;
         result = LOFI__NCCL_IN_PROGRESS;
     }

@@ -9,6 +9,7 @@
  *             results of all are computed from the last rank to the first. If ranks issued
  *             different calls it never ends, as on a GPU. Pieces that ranks send each other are
  *             copied one after the other, with nothing in between.
+ *   One rank  A factor, or ncclAvg, loses elements as in NCCL before 2.29.7.
  *   Abort     Ends what is on streams without a result, and is ncclRemoteError to the other ranks. A
  *             communicator that is aborted or destroyed is freed: whoever still uses it is caught
  *             by a sanitizer.

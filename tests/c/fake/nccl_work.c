@@ -144,6 +144,20 @@ static int is_on_device(const struct call *call, int rank, int ranks)
     return !writes || fake_cuda_is_device(call->out, slots(call, ranks, 1) * bytes);
 }
 
+/* How many elements of a slot get a result: with one rank, and a factor, not always all of them.
+ * NVIDIA/nccl issue 1950: the share of a block is rounded down before it is rounded up to 16 bytes. */
+static size_t reached(const struct world *world, const struct call *call)
+{
+    const size_t each = fake__type_bytes(call->type), pack = 16 / each;
+    const size_t needed = (call->count * each + 16383) / 16384;
+    const int has_factor = call->op == FAKE__FIRST_OP || call->op == LOFI__NCCL_AVG;
+
+    if (world->count > 1 || !has_factor || call->count == 0) return call->count;
+    const size_t blocks = needed < 32 ? needed : 32;
+    const size_t share = (call->count / blocks + pack - 1) / pack * pack;
+    return share * blocks < call->count ? share * blocks : call->count;
+}
+
 /* Collective number `index` of all ranks. */
 static void run_collective(const struct world *world, int index)
 {
@@ -164,9 +178,9 @@ static void run_collective(const struct world *world, int index)
         const struct call *call = &world->now[rank]->call[index];
         if (is(call, "ncclReduce") && call->peer != (int)rank) continue;
         if (is(call, "ncclReduceScatter"))
-            memcpy(call->out, result + rank * bytes, bytes);
+            memcpy(call->out, result + rank * bytes, reached(world, call) * each);
         else
-            memcpy(call->out, result, blocks * bytes);
+            memcpy(call->out, result, blocks * reached(world, call) * each);
     }
     free(result);
 }
