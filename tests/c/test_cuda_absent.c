@@ -13,6 +13,10 @@ int main(void)
         printf("skipped: this machine has a CUDA driver\n");
         return 77;
     }
+    if (strstr(lofi_last_error(), "does not start") != NULL) {
+        printf("skipped: %s\n", lofi_last_error());
+        return 77;
+    }
     lofi_set_error("nothing yet");
     EXPECT(lofi__driver_get(&driver) == LOFI_UNSUPPORTED); /* says so each time */
     EXPECT_ERROR("CUDA driver");
