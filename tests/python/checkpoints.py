@@ -9,6 +9,7 @@ import json
 import os
 import struct
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -170,3 +171,17 @@ def lofi(*arguments, check=True, **keywords) -> subprocess.CompletedProcess:
     if check:
         assert done.returncode == 0, done.stderr
     return done
+
+
+def peak_kilobytes(*arguments) -> int:
+    """The resident memory that the program took at most. (Without that of what starts it.)"""
+    script = (
+        "import os, resource, sys\n"
+        "code = os.spawnv(os.P_WAIT, sys.argv[1], sys.argv[1:])\n"
+        "print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
+    )
+    command = [sys.executable, "-c", script, LOFI, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    code, kilobytes = map(int, done.stdout.split())
+    assert code == 0, done.stderr
+    return kilobytes

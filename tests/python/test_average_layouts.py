@@ -6,7 +6,6 @@ import os
 import shutil
 import struct
 import subprocess
-import sys
 from pathlib import Path
 
 import checkpoints as ck
@@ -263,24 +262,11 @@ def write_many(path: Path, tensors: int, pairs: int = 0) -> None:
     path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(tensors))
 
 
-def peak_kilobytes(arguments: list) -> int:
-    script = (
-        "import os, resource, sys\n"
-        "code = os.spawnv(os.P_WAIT, sys.argv[1], sys.argv[1:])\n"
-        "print(code, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)\n"
-    )
-    command = [sys.executable, "-c", script, ck.LOFI, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    code, kilobytes = map(int, done.stdout.split())
-    assert code == 0, done.stderr
-    return kilobytes
-
-
 def test_memory_of_many_tensors(tmp_path):
     """As many as the largest mixtures of experts have, in one file."""
     write_many(tmp_path / "many", 100_000)
     paths = [tmp_path / "many"] * 3
-    assert peak_kilobytes(["average", *paths, "-q", "-o", tmp_path / "out"]) < 128_000
+    assert ck.peak_kilobytes("average", *paths, "-q", "-o", tmp_path / "out") < 128_000
 
 
 def test_many_pairs_of_metadata(tmp_path):
