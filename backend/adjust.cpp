@@ -30,6 +30,13 @@ double as_read(double factor, at::ScalarType type)
     return factor;
 }
 
+// On a communicator of one rank NCCL before 2.29.7 multiplies all but a few of the last elements
+// (NVIDIA/nccl#1950). Its sum launches nothing there, so that a kernel of our own costs as much.
+bool forgets_elements(const c10d::Backend &inner)
+{
+    return inner.getBackendName() == "nccl" && inner.getSize() == 1;
+}
+
 // What a PREMUL_SUM is given; null for other operations.
 const LOFI_PREMUL_SUPPLEMENT *supplement_of(const c10d::ReduceOp &op)
 {
@@ -68,14 +75,12 @@ std::optional<c10d::ReduceOp> scaled_in_sum(const lofi_plan &plan,
     // A factor in a tensor stays as it is, and where it is: NCCL reads it later.
     if (given != nullptr && given->tensor_factor.defined()) return std::nullopt;
 
-    // On a communicator of one rank NCCL before 2.29.7 multiplies all but a few of the last elements
-    // (NVIDIA/nccl#1950). There its sum launches nothing, so that a kernel of our own costs as much.
     const double factor =
         static_cast<double>(plan.factor) * (given != nullptr ? given->double_factor : 1.0);
     if (dynamic_cast<const BackendComm *>(&inner) != nullptr) {
         auto scaled = LOFI_MAKE_PREMUL_SUM(factor);
         if (BackendComm::reduces(tensors, scaled, coalesced)) return scaled;
-    } else if (inner.getBackendName() == "nccl" && inner.getSize() > 1 &&
+    } else if (inner.getBackendName() == "nccl" && !forgets_elements(inner) &&
                std::all_of(tensors.begin(), tensors.end(), premultiplies)) {
         return LOFI_MAKE_PREMUL_SUM(as_read(factor, tensors.front().scalar_type()));
     }
@@ -90,6 +95,21 @@ void adjust_in_place(const lofi_plan &plan, std::vector<at::Tensor> &tensors)
     for (const auto &tensor : tensors)
         values.push_back(tensor.is_sparse() ? tensor._values() : tensor);
     adjust_values(plan, values);
+}
+
+c10d::ReduceOp premultiply(std::vector<at::Tensor> &tensors, const c10d::ReduceOp &op,
+                           const c10d::Backend &inner)
+{
+    const auto *given = supplement_of(op);
+    if (given == nullptr || !forgets_elements(inner)) return op;
+    at::AutoDispatchBelowADInplaceOrView below_autograd;
+    for (auto &tensor : tensors) {
+        if (given->tensor_factor.defined())
+            tensor.mul_(given->tensor_factor);
+        else
+            tensor.mul_(given->double_factor);
+    }
+    return c10d::ReduceOp::SUM;
 }
 
 } // namespace lofi

@@ -23,4 +23,9 @@ std::optional<c10d::ReduceOp> scaled_in_sum(const lofi_plan &plan,
 // Else: adjusts the tensors, below autograd, so that leaves that need gradients pass.
 void adjust_in_place(const lofi_plan &plan, std::vector<at::Tensor> &tensors);
 
+// Multiplies by the factor of a PREMUL_SUM where the inner backend would do it wrong; returns the
+// operation that is left.
+c10d::ReduceOp premultiply(std::vector<at::Tensor> &tensors, const c10d::ReduceOp &op,
+                           const c10d::Backend &inner);
+
 } // namespace lofi

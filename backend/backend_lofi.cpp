@@ -231,6 +231,7 @@ BackendLofi::Step BackendLofi::begin_all_reduce(Tensors &tensors, Opts &opts)
         opts.reduceOp = *scaled;
     } else {
         adjust_in_place(step.plan, tensors);
+        if (step.is_local()) opts.reduceOp = premultiply(tensors, opts.reduceOp, *step.inner);
     }
     return step;
 }
@@ -281,6 +282,7 @@ WorkPtr BackendLofi::reduce(Tensors &tensors, const c10d::ReduceOptions &opts)
             input = input.clone();
     }
     adjust_in_place(step.plan, inputs);
+    local.reduceOp = premultiply(inputs, opts.reduceOp, *step.inner);
     return issued(step, step.inner->reduce(inputs, local));
 }
 

@@ -3,6 +3,7 @@
 
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
+#include <c10/util/ScopeExit.h>
 
 #include <algorithm>
 
@@ -76,8 +77,10 @@ bool WorkAll::isCompleted()
     const bool done =
         std::all_of(works_.begin(), works_.end(), [](auto &w) { return w->isCompleted(); });
     if (!done) return false;
-    finish();
-    std::lock_guard<std::mutex> lock(mutex_);
+    // Who asks may hold the GIL, so that it must not wait for who runs.
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (state_ == State::running) return false;
+    if (state_ == State::waiting) run(lock);
     return mark_.is_passed();
 }
 
@@ -104,14 +107,27 @@ bool WorkAll::wait(std::chrono::milliseconds timeout)
 
 void WorkAll::finish()
 {
-    std::lock_guard<std::mutex> lock(mutex_);
-    if (is_finished_) return mark_.block_current_stream(); // it was another thread's, or stream's
+    std::unique_lock<std::mutex> lock(mutex_);
+    changed_.wait(lock, [this] { return state_ != State::running; });
+    if (state_ == State::waiting) return run(lock);
+    mark_.block_current_stream(); // it was another thread's, or stream's
+}
+
+void WorkAll::run(std::unique_lock<std::mutex> &lock)
+{
+    auto steps = std::move(finish_);
+    const auto end = c10::make_scope_exit([&] {
+        lock.lock();
+        state_ = State::finished;
+        changed_.notify_all();
+    });
+    state_ = State::running;
+    lock.unlock();
     at::AutoDispatchBelowADInplaceOrView below_autograd;
-    for (auto &step : finish_)
+    for (auto &step : steps)
         step();
-    if (!finish_.empty()) mark_.set(device_);
-    finish_.clear();
-    is_finished_ = true;
+    if (!steps.empty()) mark_.set(device_);
+    steps.clear();
 }
 
 void WorkAll::abort()

@@ -6,6 +6,7 @@
 // Collectives with nothing left to do return the inner Work itself.
 #pragma once
 
+#include <condition_variable>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -165,13 +166,17 @@ class WorkAll : public c10d::Work {
     void abort() override;
 
   private:
+    enum class State : uint8_t { waiting, running, finished };
     void finish();
+    void run(std::unique_lock<std::mutex> &lock);
 
     const std::vector<c10::intrusive_ptr<c10d::Work>> works_;
     const at::Device device_;
-    std::mutex mutex_; // guards the rest
+    // Guards the rest; not held while `finish_` runs, since a tensor that ends may need the GIL.
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    State state_ = State::waiting;
     std::vector<std::function<void()>> finish_;
-    bool is_finished_ = false;
     Mark mark_; // behind what was left to do
 };
 

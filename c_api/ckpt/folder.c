@@ -68,27 +68,44 @@ static int is_folder(int in, const char *name)
     return fstatat(in, name, &found, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(found.st_mode);
 }
 
-static lofi_status merge(const char *old, const char *new, int is_top);
+/* What is of no checkpoint moves, unless the new folder has one of its name. 0: it can't, for the
+ * reason in errno. */
+static int move_on(int from, int to, const char *name, int is_top)
+{
+    struct stat found;
 
-static lofi_status merge_inner(const char *old, const char *new, const char *name)
+    if (is_top && is_of_checkpoint(name)) return 1;
+    if (renameat2(from, name, to, name, RENAME_NOREPLACE) == 0 || errno == EEXIST) return 1;
+    if (errno != EINVAL && errno != ENOSYS) return 0;
+    if (fstatat(to, name, &found, AT_SYMLINK_NOFOLLOW) == 0) return 1;
+    return errno == ENOENT && renameat(from, name, to, name) == 0;
+}
+
+/* Then what has stayed is replaced. What was put there meanwhile is kept. */
+static int remove_replaced(int from, int to, const char *name, int is_top)
+{
+    struct stat found;
+
+    if (!(is_top && is_of_checkpoint(name)) && fstatat(to, name, &found, AT_SYMLINK_NOFOLLOW) != 0)
+        return 1;
+    return unlinkat(from, name, 0) == 0;
+}
+
+typedef int (*step_fn)(int from, int to, const char *name, int is_top);
+
+static lofi_status merge(const char *old, const char *new, step_fn step, int is_top);
+
+static lofi_status merge_inner(const char *old, const char *new, step_fn step, const char *name)
 {
     char *from = lofi__path_join(old, name), *to = lofi__path_join(new, name);
-    lofi_status st = from != NULL && to != NULL ? merge(from, to, 0) : LOFI_NO_MEMORY;
+    lofi_status st = from != NULL && to != NULL ? merge(from, to, step, 0) : LOFI_NO_MEMORY;
 
     lofi__mem_destroy(from);
     lofi__mem_destroy(to);
     return st;
 }
 
-/* Removes what the new folder replaces, and moves the rest. 0: it stays, for the reason in errno. */
-static int move_on(int from, int to, const char *name, int is_top)
-{
-    if ((is_top && is_of_checkpoint(name)) || faccessat(to, name, F_OK, AT_SYMLINK_NOFOLLOW) == 0)
-        return unlinkat(from, name, 0) == 0;
-    return renameat(from, name, to, name) == 0;
-}
-
-static lofi_status merge(const char *old, const char *new, int is_top)
+static lofi_status merge(const char *old, const char *new, step_fn step, int is_top)
 {
     lofi_status st = LOFI_OK;
     const char *name;
@@ -98,20 +115,21 @@ static lofi_status merge(const char *old, const char *new, int is_top)
     if (from == NULL || to < 0) st = lofi__path_failed(old, "can't be opened");
     while (st == LOFI_OK && (name = next_name(from, old, &st)) != NULL) {
         if (is_folder(dirfd(from), name) && is_folder(to, name)) {
-            st = merge_inner(old, new, name);
-        } else if (!move_on(dirfd(from), to, name, is_top)) {
+            st = merge_inner(old, new, step, name);
+        } else if (!step(dirfd(from), to, name, is_top)) {
             lofi_set_error("'%.200s' can't be moved: %s", name, strerror(errno));
             st = LOFI_SYSTEM;
         }
     }
     if (from != NULL) closedir(from);
     if (to >= 0) close(to);
-    /* What was put there meanwhile makes this fail, and is kept. */
-    if (st == LOFI_OK && rmdir(old) != 0) st = lofi__path_failed(old, "can't be removed");
+    if (st == LOFI_OK && step == remove_replaced && rmdir(old) != 0)
+        st = lofi__path_failed(old, "can't be removed");
     return st;
 }
 
 lofi_status lofi__folder_merge(const char *old, const char *new)
 {
-    return merge(old, new, 1);
+    lofi_status st = merge(old, new, move_on, 1); /* all that could be lost, first */
+    return st == LOFI_OK ? merge(old, new, remove_replaced, 1) : st;
 }

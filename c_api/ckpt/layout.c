@@ -67,12 +67,33 @@ static size_t without_number(const char *name, size_t length)
     return length - bytes;
 }
 
+/* The name before and after ".safetensors.index", without ".json": "model", or "model.fp16". */
+static char *stem_of_index(const char *name)
+{
+    const char *file = strstr(name, LOFI__FILE_END);
+    const char *variant = file + strlen(LOFI__FILE_END);
+    const size_t end = strlen(variant) - strlen(".json");
+    const char *index = strstr(variant, ".index");
+    const size_t before = (size_t)(index - variant), behind = end - before - strlen(".index");
+
+    return lofi__text_create("%.*s%.*s%.*s", (int)(file - name), name, (int)before, variant,
+                             (int)behind, index + strlen(".index"));
+}
+
 /* What the names of shards begin with, so that those who look for the first input's files find the
  * output's: "model", "model.fp16", "adapter_model" ... A file by itself may have any name. */
 static char *stem_of(const lofi_checkpoint *first)
 {
     const char *name = first->files[0].name;
 
+    if (first->index_path != NULL) {
+        char *index = lofi__path_name(first->index_path);
+        char *stem = index == NULL                ? NULL
+                     : lofi__path_is_index(index) ? stem_of_index(index)
+                                                  : lofi__text_create("model");
+        lofi__mem_destroy(index);
+        return stem;
+    }
     if (first->folder == NULL || !lofi__path_ends_with(name, LOFI__FILE_END))
         return lofi__text_create("model");
     const size_t length = without_number(name, strlen(name) - strlen(LOFI__FILE_END));
@@ -102,14 +123,34 @@ static lofi_status place_jobs(struct lofi__plan *plan)
     return LOFI_OK;
 }
 
+/* Of "model.fp16", "fp16"; a point in a name that is not known is no variant. */
+static const char *variant_of(const char *stem)
+{
+    static const char *const known[] = {"model.", "adapter_model.", "diffusion_pytorch_model."};
+
+    for (size_t i = 0; i < sizeof known / sizeof known[0]; i++)
+        if (strncmp(stem, known[i], strlen(known[i])) == 0) return stem + strlen(known[i]);
+    return NULL;
+}
+
 /* The variant stands before the ending: model.fp16.safetensors, model.safetensors.index.fp16.json. */
 static char *index_of(const char *stem)
 {
-    const char *variant = strchr(stem, '.');
+    const char *variant = variant_of(stem);
 
     if (variant == NULL) return lofi__text_create("%s" LOFI__INDEX_END, stem);
-    return lofi__text_create("%.*s" LOFI__FILE_END ".index%s.json", (int)(variant - stem), stem,
-                             variant);
+    return lofi__text_create("%.*s" LOFI__FILE_END ".index.%s.json", (int)(variant - 1 - stem),
+                             stem, variant);
+}
+
+/* One that has no name by which readers find it gets one. */
+static char *name_index(const lofi_checkpoint *first, const char *stem)
+{
+    char *name = first->index_path != NULL ? lofi__path_name(first->index_path) : index_of(stem);
+
+    if (name == NULL || lofi__path_is_index(name)) return name;
+    lofi__mem_destroy(name);
+    return index_of(stem);
 }
 
 static lofi_status name_files(struct lofi__plan *plan)
@@ -128,7 +169,7 @@ static lofi_status name_files(struct lofi__plan *plan)
         is_named = output->path != NULL;
     }
     if (is_named && (is_cut_anew ? plan->output_count > 1 : first->index_path != NULL)) {
-        plan->index_name = is_cut_anew ? index_of(stem) : lofi__path_name(first->index_path);
+        plan->index_name = name_index(first, stem);
         is_named = plan->index_name != NULL;
     }
     lofi__mem_destroy(stem);

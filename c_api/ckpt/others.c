@@ -136,7 +136,14 @@ static lofi_status copy_folder(struct lofi__place_on_disk *disk, const char *pat
         lofi__mem_destroy(to);
     }
     free_names(names, count);
+    if (st == LOFI_OK && why == NULL) st = lofi__output_sync_folder(disk, name);
     return st;
+}
+
+static int is_output(const struct lofi__place_on_disk *disk, const struct stat *found)
+{
+    struct stat out;
+    return stat(disk->final, &out) == 0 && lofi__path_is_same(&out, found);
 }
 
 static lofi_status copy_other(struct lofi__place_on_disk *disk, const char *path, const char *name)
@@ -146,6 +153,7 @@ static lofi_status copy_other(struct lofi__place_on_disk *disk, const char *path
     if (is_weights(name) || is_of_plan(disk->plan, name)) return LOFI_OK;
     if (stat(path, &found) != 0) return warn(path, strerror(errno));
     if (!S_ISDIR(found.st_mode)) return copy_file(disk, path, name);
+    if (is_output(disk, &found)) return LOFI_OK;
     if (lofi__path_check_inside(disk->plan->sources[0]->folder, path) == LOFI_OK)
         return copy_folder(disk, path, name);
     return warn_last();

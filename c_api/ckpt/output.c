@@ -14,6 +14,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -274,6 +276,16 @@ lofi_status lofi__output_add_folder(struct lofi__place_on_disk *disk, const char
     return st;
 }
 
+/* Does nothing without the option `fsync`. */
+lofi_status lofi__output_sync_folder(const struct lofi__place_on_disk *disk, const char *name)
+{
+    if (!disk->plan->options->fsync) return LOFI_OK;
+    char *path = lofi__path_join(disk->temporary, name);
+    lofi_status st = path != NULL ? sync_path(disk, path) : LOFI_NO_MEMORY;
+    lofi__mem_destroy(path);
+    return st;
+}
+
 static lofi_status close_files(struct lofi__place_on_disk *disk)
 {
     const int is_synced = disk->plan->options->fsync;
@@ -309,11 +321,28 @@ static lofi_status exchange(struct lofi__place_on_disk *disk)
     return LOFI_OK;
 }
 
+/* A signal to end waits: what is half moved is hard to find again. */
+static lofi_status exchange_and_merge(struct lofi__place_on_disk *disk, int *is_exchanged)
+{
+    sigset_t ends, before;
+
+    sigemptyset(&ends);
+    sigaddset(&ends, SIGINT);
+    sigaddset(&ends, SIGTERM);
+    sigaddset(&ends, SIGHUP);
+    pthread_sigmask(SIG_BLOCK, &ends, &before);
+    lofi_status st = exchange(disk);
+    *is_exchanged = st == LOFI_OK;
+    if (st == LOFI_OK) st = lofi__folder_merge(disk->temporary, disk->final);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    return st;
+}
+
 static lofi_status replace_folder(struct lofi__place_on_disk *disk)
 {
-    lofi_status st = exchange(disk);
-    if (st != LOFI_OK) return st;
-    st = lofi__folder_merge(disk->temporary, disk->final);
+    int is_exchanged;
+    lofi_status st = exchange_and_merge(disk, &is_exchanged);
+    if (!is_exchanged) return st;
     if (st != LOFI_OK) {
         char *why = lofi__text_create("%s", lofi_last_error());
         lofi_set_error("%s: the average is complete, but what was there before is in %s still: %s",
@@ -322,6 +351,7 @@ static lofi_status replace_folder(struct lofi__place_on_disk *disk)
     }
     lofi__mem_destroy(disk->temporary); /* it is gone, or has what may not be lost */
     disk->temporary = NULL;
+    if (st == LOFI_OK && disk->plan->options->fsync) st = sync_path(disk, disk->final);
     return st;
 }
 

@@ -25,6 +25,7 @@ lofi_status lofi__output_create(struct lofi__place_on_disk *disk);
 lofi_status lofi__output_add(struct lofi__place_on_disk *disk, const char *name, const char *text,
                              size_t bytes);
 lofi_status lofi__output_add_folder(struct lofi__place_on_disk *disk, const char *name);
+lofi_status lofi__output_sync_folder(const struct lofi__place_on_disk *disk, const char *name);
 /* Gives it its name. */
 lofi_status lofi__output_commit(struct lofi__place_on_disk *disk);
 /* Closes, and removes what is temporary still. */

@@ -68,8 +68,8 @@ int lofi__path_ends_with(const char *path, const char *end)
 int lofi__path_is_index(const char *path)
 {
     const char *slash = strrchr(path, '/');
-    return strstr(slash != NULL ? slash : path, LOFI__FILE_END ".index.") != NULL &&
-           lofi__path_ends_with(path, ".json");
+    const char *file = strstr(slash != NULL ? slash : path, LOFI__FILE_END ".");
+    return file != NULL && strstr(file, ".index.") != NULL && lofi__path_ends_with(path, ".json");
 }
 
 static int is_below(const char *path, const char *folder, size_t length)

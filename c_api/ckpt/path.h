@@ -25,7 +25,7 @@ char *lofi__path_name(const char *path);
 
 int lofi__path_ends_with(const char *path, const char *end);
 /* The name of an index: model.safetensors.index.json, or of a variant:
- * model.safetensors.index.fp16.json. */
+ * model.safetensors.index.fp16.json, in older files model.safetensors.fp16.index.json. */
 int lofi__path_is_index(const char *path);
 
 /* Whether `path`, a file that `folder` is said to hold, lies in it after all links are followed.

@@ -71,6 +71,10 @@ def average_checkpoints(
     if (base is None) != (alpha is None):
         raise ValueError("lofi: base and alpha belong together: give both, or neither")
     alpha = 1.0 if alpha is None else alpha
+    for word, expression in (("only", only), ("skip", skip)):
+        if expression and "\0" in expression:
+            raise ValueError(f"lofi: {word} has a NUL in it")
+    only, skip = only or None, skip or None
     if dtype is not None:
         word = str(dtype).removeprefix("torch.")
         dtype = DTYPES.get(word.lower(), word.lower())
@@ -180,6 +184,8 @@ def _average_pickled(
 
 def _selected(names: Iterable[str], only: str | None, skip: str | None) -> set[str]:
     names = list(names)
+    if only is None and skip is None:
+        return set(names)
     return set(itertools.compress(names, _C.select_names(only, skip, names)))
 
 

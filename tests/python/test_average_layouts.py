@@ -309,3 +309,62 @@ def test_names_of_all_kinds(tmp_path):
     with open(tmp_path / "out", "rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         assert json.loads(file.read(length))["__metadata__"]['k"\n'] == "v\x02\\"
+
+
+@pytest.mark.parametrize(
+    "files, index, stem, new_index",
+    [
+        ("model.safetensors-0000{}-of-00002.safetensors", "model.safetensors.index.json", "model",
+         "model.safetensors.index.json"),
+        ("llama-3.1-8b-0000{}-of-00002.safetensors", "llama-3.1-8b.safetensors.index.json",
+         "llama-3.1-8b", "llama-3.1-8b.safetensors.index.json"),
+        ("consolidated.0{}.safetensors", "model.safetensors.index.json", "model",
+         "model.safetensors.index.json"),
+        ("X-0000{}-of-00002.fp16.safetensors", "X.safetensors.fp16.index.json", "X.fp16",
+         "X.safetensors.fp16.index.json"),
+        ("model.fp16-0000{}-of-00002.safetensors", "model.safetensors.index.fp16.json",
+         "model.fp16", "model.safetensors.index.fp16.json"),
+        ("w{}.safetensors", "foo.index.json", "model", "model.safetensors.index.json"),
+    ],
+)  # fmt: skip
+def test_shards_are_named_after_the_index(tmp_path, files, index, stem, new_index):
+    inputs, paths = [], []
+    for seed in range(2):
+        folder = tmp_path / f"run{seed}"
+        folder.mkdir()
+        inputs.append(tensors_of(seed))
+        places = {"a": files.format(1), "b": files.format(1), "c": files.format(2)}
+        for name in set(places.values()):
+            write(folder / name, {t: inputs[-1][t] for t, at in places.items() if at == name})
+        (folder / index).write_text(json.dumps({"metadata": {}, "weight_map": places}))
+        paths.append(folder / index)
+    out = tmp_path / "out"
+    lofi("average", *paths, "-o", out)
+    check(read_index(out, new_index), inputs)
+    assert names_in(out) == sorted([files.format(1), files.format(2), new_index])
+    lofi("average", *paths, "-o", out, "--force", "--shard-size", "600")
+    check(read_index(out, new_index), inputs)
+    shards = [f"{stem}-0000{i}-of-00002.safetensors" for i in (1, 2)]
+    assert names_in(out) == sorted([*shards, new_index])
+    lofi("average", *paths, "-o", out, "--force", "--shard-size", "1GB")
+    check(read(out / f"{stem}.safetensors"), inputs)
+    assert names_in(out) == [f"{stem}.safetensors"]
+
+
+def test_points_in_a_name(tmp_path):
+    """No variant: readers look for the whole name."""
+    inputs = [write_run(tmp_path / "run", 0, "llama-3.1.safetensors")]
+    lofi("average", tmp_path / "run", "-o", tmp_path / "out", "--shard-size", "600")
+    check(read_index(tmp_path / "out", "llama-3.1.safetensors.index.json"), inputs)
+
+
+def test_output_inside_an_input(tmp_path):
+    inputs = [write_run(tmp_path / "run", 0)]
+    out = tmp_path / "run" / "out"
+    out.mkdir()
+    lofi("average", tmp_path / "run", "-o", out)
+    assert names_in(out) == ["model.safetensors"]
+    (out / "notes").write_text("mine")
+    lofi("average", tmp_path / "run", "-o", out, "--force")
+    assert names_in(out) == ["model.safetensors", "notes"]
+    check(read(out), inputs)

@@ -5,6 +5,8 @@ The expected calls are written down here from docs/DESIGN.md (what a collective 
 training), not computed by the code that is tested.
 """
 
+import threading
+import time
 from typing import Any
 
 import lofi
@@ -135,6 +137,32 @@ def test_reductions(mock, phase):
     assert not [line for lines in results for line in lines]
 
 
+def polled_job(path: Any) -> None:
+    """One thread waits, another asks; what the work holds ends with it, and needs the GIL."""
+    begin(path)
+    enter("train")
+    for number in range(30):
+        whole, own = torch.zeros(SIZE * NODES << 20), torch.ones(1 << 20)
+        with dist._coalescing_manager(device=torch.device("cpu"), async_ops=True) as manager:
+            dist.all_gather_into_tensor(whole, own)
+        kept, (work,) = whole.clone(), manager.works
+        if number % 2 == 0:
+            kept = whole
+        del whole, own
+        waiter = threading.Thread(target=work.wait)
+        waiter.start()
+        time.sleep(number % 10 * 1e-3)
+        while not work.is_completed():
+            time.sleep(1e-4)
+        waiter.join()
+        assert number % 2 == 1 or (kept == 1).all()
+    end()
+
+
+def test_polled_and_waited_for(mock):
+    run_ranks(polled_job, RANKS, mock, env={"LOFI_NODE_SIZE": str(SIZE)})
+
+
 def one_rank_job(path: Any) -> list[str]:
     begin(path)
     enter("train")
@@ -148,6 +176,13 @@ def one_rank_job(path: Any) -> list[str]:
             wrong.append(f"{dtype}: {seen}")
         if not torch.equal(one, torch.full((5,), NODES**2, dtype=dtype)):
             wrong.append(f"{dtype}: {one}")
+        quarter, late = torch.full((5,), 4.0, dtype=dtype), torch.full((5,), 4.0, dtype=dtype)
+        for x, factor in ((quarter, 0.25), (late, torch.tensor([0.25], dtype=dtype))):
+            op = dist._make_nccl_premul_sum(factor)
+            calls_of(lambda x=x, op=op: dist.all_reduce(x, op=op))
+            calls_of(lambda x=x, op=op: dist.reduce(x, dist.get_rank(), op=op))
+            if not torch.equal(x, torch.full_like(x, 4 * (0.25 * NODES) ** 2)):
+                wrong.append(f"{dtype}, {factor}: {x}")
         wrong += [f"{dtype}: {t}" for t in many if not torch.equal(t, torch.full_like(t, NODES))]
     return end(wrong)
 
