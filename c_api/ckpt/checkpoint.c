@@ -13,6 +13,7 @@
 #include "core/mem.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -207,6 +208,35 @@ const struct lofi__place *lofi__checkpoint_find(const lofi_checkpoint *checkpoin
 {
     const int64_t number = lofi_checkpoint_find(checkpoint, name);
     return number >= 0 ? &checkpoint->tensors[number] : NULL;
+}
+
+static void print_shape(const struct lofi__entry *e, char *text, size_t bytes)
+{
+    size_t used = 0;
+    text[0] = '\0';
+    for (int i = 0; i < e->dims && used + 24 < bytes; i++)
+        used += (size_t)snprintf(text + used, bytes - used, "%s%" PRIu64, i > 0 ? ", " : "",
+                                 e->shape[i]);
+}
+
+lofi_status lofi__place_check_pair(const struct lofi__place *first, const struct lofi__place *other)
+{
+    const struct lofi__entry *a = first->entry, *b = other->entry;
+    char a_text[256], b_text[256];
+
+    if (a->dims != b->dims || memcmp(a->shape, b->shape, (size_t)a->dims * sizeof *a->shape) != 0) {
+        print_shape(a, a_text, sizeof a_text);
+        print_shape(b, b_text, sizeof b_text);
+        lofi_set_error("the tensor '%.200s' has the shape [%s] in %s and [%s] in %s", a->name,
+                       a_text, first->file->path, b_text, other->file->path);
+        return LOFI_INVALID;
+    }
+    const int are_floats = a->kind->class == LOFI__KIND_FLOAT &&
+                           b->kind->class == LOFI__KIND_FLOAT && a->kind->lanes == b->kind->lanes;
+    if (a->kind == b->kind || are_floats) return LOFI_OK;
+    lofi_set_error("the tensor '%.200s' is %s in %s and %s in %s", a->name, a->kind->name,
+                   first->file->path, b->kind->name, other->file->path);
+    return LOFI_INVALID;
 }
 
 uint64_t lofi__place_begin(const struct lofi__place *place)

@@ -27,6 +27,10 @@ struct lofi_checkpoint {
 const struct lofi__place *lofi__checkpoint_find(const lofi_checkpoint *checkpoint,
                                                 const char *name);
 
+/* LOFI_INVALID names what keeps the two from being averaged or compared: shapes, dtypes. */
+lofi_status lofi__place_check_pair(const struct lofi__place *first,
+                                   const struct lofi__place *other);
+
 /* Where its data begins in the file. */
 uint64_t lofi__place_begin(const struct lofi__place *place);
 

@@ -76,25 +76,6 @@ static lofi_status run(struct side *a, struct side *b, int are_floats, lofi_diff
     return LOFI_OK;
 }
 
-static lofi_status check_pair(const struct lofi__place *a, const struct lofi__place *b)
-{
-    const struct lofi__kind *x = a->entry->kind, *y = b->entry->kind;
-    const int are_floats =
-        x->class == LOFI__KIND_FLOAT && y->class == LOFI__KIND_FLOAT && x->lanes == y->lanes;
-
-    if (a->entry->dims != b->entry->dims ||
-        memcmp(a->entry->shape, b->entry->shape,
-               (size_t)a->entry->dims * sizeof *a->entry->shape) != 0)
-        lofi_set_error("the tensor '%.200s' has another shape in %s than in %s", a->entry->name,
-                       a->file->path, b->file->path);
-    else if (x != y && !are_floats)
-        lofi_set_error("the tensor '%.200s' is %s in %s and %s in %s", a->entry->name, x->name,
-                       a->file->path, y->name, b->file->path);
-    else
-        return LOFI_OK;
-    return LOFI_INVALID;
-}
-
 static const struct lofi__place *place_at(const lofi_checkpoint *checkpoint, uint64_t index)
 {
     if (index < checkpoint->count) return &checkpoint->tensors[index];
@@ -112,7 +93,7 @@ lofi_status lofi_checkpoint_compare(const lofi_checkpoint *a, uint64_t index_a,
     lofi_difference result = {.equal = 1};
 
     if (x == NULL || y == NULL) return LOFI_INVALID;
-    lofi_status st = check_pair(x, y);
+    lofi_status st = lofi__place_check_pair(x, y);
     if (st != LOFI_OK) return st;
     const int are_floats = x->entry->kind->class == LOFI__KIND_FLOAT;
     char *memory = lofi__mem_create(4 * (size_t)RUN_COUNT, NUMBER_BYTES);

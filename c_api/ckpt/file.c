@@ -71,6 +71,12 @@ static lofi_status read_length(struct lofi__file *file, uint64_t *length)
     for (int i = LENGTH_BYTES - 1; i >= 0; i--)
         *length = *length << 8 | bytes[i];
     if (*length <= LOFI__HEADER_MAX && *length <= size - LENGTH_BYTES) return LOFI_OK;
+    if (memcmp(bytes, "PK\3\4", 4) == 0 || bytes[0] == 0x80) {
+        lofi_set_error("%s: it looks like a file of torch.save, not of safetensors: "
+                       "lofi.average_checkpoints in Python averages these",
+                       file->path);
+        return LOFI_CORRUPT;
+    }
     lofi_set_error("%s: its header is said to have %" PRIu64 " bytes; the file has %" PRIu64
                    ", and %" PRIu64 " are allowed: it is cut short, or no safetensors file",
                    file->path, *length, size, LOFI__HEADER_MAX);

@@ -106,7 +106,7 @@ static const char *refusal(const char *folder, struct dirent *const *names, int 
 
     for (int i = 0; i < count; i++) {
         struct stat found = {0};
-        if (is_weights(names[i]->d_name)) return "it has weights, which are not averaged";
+        if (is_weights(names[i]->d_name)) return "it has weights: average them by themselves";
         char *path = lofi__path_join(folder, names[i]->d_name);
         if (path != NULL && stat(path, &found) == 0 && S_ISREG(found.st_mode))
             bytes += found.st_size;
@@ -150,7 +150,8 @@ static lofi_status copy_other(struct lofi__place_on_disk *disk, const char *path
 {
     struct stat found;
 
-    if (is_weights(name) || is_of_plan(disk->plan, name)) return LOFI_OK;
+    if (is_of_plan(disk->plan, name)) return LOFI_OK;
+    if (is_weights(name)) return warn(path, "it belongs to other weights, which are not averaged");
     if (stat(path, &found) != 0) return warn(path, strerror(errno));
     if (!S_ISDIR(found.st_mode)) return copy_file(disk, path, name);
     if (is_output(disk, &found)) return LOFI_OK;

@@ -143,6 +143,11 @@ lofi_status lofi__output_check(const struct lofi__plan *plan, struct lofi__place
                        plan->options->out);
         return LOFI_INVALID;
     }
+    if (plan->is_folder && lofi__path_ends_with(disk->final, LOFI__FILE_END)) {
+        lofi_set_error("%s: this is the name of a file, and the output will be a folder",
+                       plan->options->out);
+        return LOFI_INVALID;
+    }
     if (stat(disk->parent, &out) != 0) return lofi__path_failed(disk->parent, "can't be found");
     if (stat(disk->final, &out) == 0) return check_existing(disk, &out);
     if (errno != ENOENT) return lofi__path_failed(disk->final, "can't be looked at");

@@ -51,35 +51,6 @@ static lofi_status open_sources(struct lofi__plan *plan)
     return LOFI_OK;
 }
 
-static void print_shape(const struct lofi__entry *e, char *text, size_t bytes)
-{
-    size_t used = 0;
-    text[0] = '\0';
-    for (int i = 0; i < e->dims && used + 24 < bytes; i++)
-        used += (size_t)snprintf(text + used, bytes - used, "%s%" PRIu64, i > 0 ? ", " : "",
-                                 e->shape[i]);
-}
-
-static lofi_status check_pair(const struct lofi__place *first, const struct lofi__place *other)
-{
-    const struct lofi__entry *a = first->entry, *b = other->entry;
-    char a_text[256], b_text[256];
-
-    if (a->dims != b->dims || memcmp(a->shape, b->shape, (size_t)a->dims * sizeof *a->shape) != 0) {
-        print_shape(a, a_text, sizeof a_text);
-        print_shape(b, b_text, sizeof b_text);
-        lofi_set_error("the tensor '%.200s' has the shape [%s] in %s and [%s] in %s", a->name,
-                       a_text, first->file->path, b_text, other->file->path);
-        return LOFI_INVALID;
-    }
-    const int are_floats = a->kind->class == LOFI__KIND_FLOAT &&
-                           b->kind->class == LOFI__KIND_FLOAT && a->kind->lanes == b->kind->lanes;
-    if (a->kind == b->kind || are_floats) return LOFI_OK;
-    lofi_set_error("the tensor '%.200s' is %s in %s and %s in %s", a->name, a->kind->name,
-                   first->file->path, b->kind->name, other->file->path);
-    return LOFI_INVALID;
-}
-
 static lofi_status match(const struct lofi__plan *plan, const struct lofi__place *first,
                          const struct lofi__place **places)
 {
@@ -90,7 +61,7 @@ static lofi_status match(const struct lofi__plan *plan, const struct lofi__place
                            first->file->path, plan->sources[s]->path);
             return LOFI_INVALID;
         }
-        lofi_status st = check_pair(first, places[s]);
+        lofi_status st = lofi__place_check_pair(first, places[s]);
         if (st != LOFI_OK) return st;
     }
     return LOFI_OK;

@@ -24,8 +24,8 @@ static const char help[] =
     "      --json    as JSON\n"
     "  -h, --help\n"
     "\n"
-    "Distances are those of floats. Of several, tensors that differ and hold none are counted,\n"
-    "and - (null in JSON) is for two that have no floats to compare.\n"
+    "Distances are those of floats. Of several, tensors that differ and hold none, or have\n"
+    "another shape, are counted, and - (null in JSON) is for two that have no floats to compare.\n"
     "\n"
     "Exit code: 0 also if they differ.\n";
 
@@ -44,7 +44,8 @@ struct pair {
     int shows_all, is_json, is_silent;
     int printed;
     uint64_t equal, different, missing;
-    uint64_t nonfloat; /* of `different`, those that hold no floats: not in the sum */
+    uint64_t
+        unmeasured; /* of `different`, those that are not in the sum: no floats, other shapes */
     lofi_difference sum;
     FILE *to;
 };
@@ -105,7 +106,7 @@ static void add(struct pair *p, const lofi_difference *d)
         p->equal++;
     else
         p->different++;
-    p->nonfloat += !d->equal && d->count == 0;
+    p->unmeasured += !d->equal && d->count == 0;
     p->sum.equal &= d->equal;
     p->sum.count += d->count;
     if (!(d->max <= p->sum.max) && p->sum.max == p->sum.max) p->sum.max = d->max;
@@ -126,6 +127,18 @@ static void note_missing(struct pair *p, const char *name, const char *path)
     fputc('\n', p->to);
 }
 
+/* For what the last error says: a new head or a larger vocabulary is no end of the rest. */
+static void note_unfit(struct pair *p, const char *name)
+{
+    const lofi_difference unfit = {0};
+
+    if (p->is_json) print_tensor(p, name, &unfit);
+    add(p, &unfit);
+    if (p->is_silent || p->is_json) return;
+    cli_print_text(p->to, lofi_last_error());
+    fputc('\n', p->to);
+}
+
 static int compare(struct pair *p)
 {
     lofi_tensor t;
@@ -143,8 +156,12 @@ static int compare(struct pair *p)
             note_missing(p, t.name, p->a_path);
             continue;
         }
-        if (lofi_checkpoint_compare(p->a, i, p->b, (uint64_t)other, &d) != LOFI_OK)
-            return cli_fail();
+        const lofi_status st = lofi_checkpoint_compare(p->a, i, p->b, (uint64_t)other, &d);
+        if (st == LOFI_INVALID) {
+            note_unfit(p, t.name);
+            continue;
+        }
+        if (st != LOFI_OK) return cli_fail();
         print_tensor(p, t.name, &d);
         add(p, &d);
     }
@@ -229,9 +246,9 @@ static void print_names(char *const *paths, int count, int is_json)
     if (is_json) fputc(']', stdout);
 }
 
-/* For each pair; `nonfloat` and `missing` count tensors that are not in the distance. */
+/* For each pair; `unmeasured` and `missing` count tensors that are not in the distance. */
 struct matrices {
-    double *distance, *cosine, *nonfloat, *missing;
+    double *distance, *cosine, *unmeasured, *missing;
     int count;
 };
 
@@ -246,7 +263,7 @@ static void fill(const struct matrices *m, int i, int j, const struct pair *p)
 
     set(m, m->distance, i, j, has_sum ? sqrt(p->sum.square) : NOTHING);
     set(m, m->cosine, i, j, has_sum ? cosine_of(&p->sum) : NOTHING);
-    set(m, m->nonfloat, i, j, (double)p->nonfloat);
+    set(m, m->unmeasured, i, j, (double)p->unmeasured);
     set(m, m->missing, i, j, (double)p->missing);
 }
 
@@ -288,8 +305,8 @@ static int diff_many(lofi_checkpoint **all, char *const *paths, int count, int i
         print_names(paths, count, is_json);
         print_matrix(m.distance, count, is_json, "distance");
         print_matrix(m.cosine, count, is_json, "cosine");
-        print_counts(m.nonfloat, count, is_json, "nonfloat_different_count",
-                     "tensors that differ and hold no floats, not in the distance");
+        print_counts(m.unmeasured, count, is_json, "unmeasured_different_count",
+                     "tensors that differ and are not in the distance: no floats, or other shapes");
         print_counts(m.missing, count, is_json, "missing_count",
                      "tensors that are in one only, not compared");
         if (is_json) printf("}\n");

@@ -41,7 +41,8 @@ def average_checkpoints(
     integers: str = "equal",
     force: bool = False,
 ) -> None:
-    """Write the average of checkpoints to `out`, in the format of the first.
+    """Write the average of checkpoints to `out`, in the format of the first (tensors by name, of
+    torch.save, also to a .safetensors file).
 
     safetensors files and Hugging Face folders, as `lofi average` takes them; files of torch.save
     (.pt, .pth, .bin; nested as they may be); folders of torch.distributed.checkpoint. The same bits
@@ -80,7 +81,16 @@ def average_checkpoints(
         dtype = DTYPES.get(word.lower(), word.lower())
     target, origin = os.fspath(out), None if base is None else os.fspath(base)
     how = {"weights": weights, "alpha": alpha, "only": only, "skip": skip, "dtype": dtype}
+    for path in [*names, *([origin] if origin else [])]:
+        if not os.path.lexists(path):
+            raise FileNotFoundError(f"lofi: {path}: there is no such file or folder")
+    if not os.path.isdir(os.path.dirname(os.path.abspath(target))):
+        raise FileNotFoundError(f"lofi: {target}: there is no folder to write it to")
     first = kind_of(names[0])
+    if first == "safetensors" and target.endswith((".pt", ".pth", ".bin")):
+        raise ValueError(
+            f"lofi: {target} is the name of a file of torch.save, the inputs are {first}"
+        )
     for path in [*names, *([origin] if origin else [])]:
         if kind_of(path) != first:
             raise ValueError(f"lofi: {names[0]} is {first}, {path} is {kind_of(path)}")
@@ -99,7 +109,18 @@ def average_checkpoints(
         _average_sharded(names, target, origin, integers=integers, **how)
     else:
         content = _average_pickled(names, origin, integers=integers, **how)
+        if target.endswith(".safetensors") and not _is_flat(content):
+            raise ValueError(
+                f"lofi: {names[0]} holds more than tensors by name, which {target} can't: give the "
+                "output another ending, such as .pt"
+            )
         save(content, target, like=target if os.path.exists(target) else None)
+
+
+def _is_flat(content: Any) -> bool:
+    return isinstance(content, dict) and all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in content.items()
+    )
 
 
 def kind_of(path: str) -> str:
@@ -135,8 +156,17 @@ def _load(path: str) -> Any:
     except FileNotFoundError:
         raise
     except Exception as error:
-        told = str(error).split("\n")[0]
-        raise ValueError(f"lofi: {path} can't be read safely: {told}") from error
+        raise ValueError(
+            f"lofi: {path} can't be read safely: it is damaged, or holds more than tensors and "
+            "plain values, such as a whole module; save its state_dict() instead, or allow its "
+            f"classes with torch.serialization.add_safe_globals ({_reason(error)})"
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Of torch's advice over many lines, the one that names the class, else the first."""
+    lines = [line.strip() for line in str(error).splitlines()] or [""]
+    return next((line for line in lines if "GLOBAL" in line), lines[0])[:300]
 
 
 def _average_pickled(

@@ -29,6 +29,7 @@ from lofi._log import say
 # What a script may name; anything else (mpi, ucc, fake) has no inner backend of ours.
 _OURS = {"gloo", "nccl"}
 _REGISTERED = _register.NAME
+_PROGRAM = {"average", "info", "diff"}  # commands of the program in C
 _taken_over = False
 
 
@@ -210,7 +211,8 @@ def main(argv: list[str]) -> None:
         _run(lambda: runpy.run_module(argv[1], run_name="__main__", alter_sys=True))
         return
     if not os.path.isfile(argv[0]):
-        raise SystemExit(f"lofi: there is no script {argv[0]!r}")
+        hint = " (the program `lofi` is another: cmake builds it)" if argv[0] in _PROGRAM else ""
+        raise SystemExit(f"lofi: there is no script {argv[0]!r}{hint}")
     sys.argv = list(argv)
     sys.path[0] = os.path.dirname(os.path.abspath(argv[0]))
     code = _compile(argv[0])

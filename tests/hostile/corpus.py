@@ -134,7 +134,7 @@ def texts() -> list[Case]:
         one("no_entry", {"w": None}, "'w' is not"),
         one("escape", {"\x1b]0;x\x07": entry("F33")}, "'?]0;x?'"),
         one("long_name", {"w" * 100_000: entry("F33")}, "wwww"),
-        Case("pickle", {"model.safetensors": b"\x80\x02}q\x00." * 99}, "header is said"),
+        Case("pickle", {"model.safetensors": b"\x80\x02}q\x00." * 99}, "torch.save"),
     ]
 
 

@@ -323,6 +323,33 @@ def test_refusals_leave_nothing(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_names_that_mislead(tmp_path):
+    flat = {"w": torch.ones(2)}
+    torch.save(flat, tmp_path / "flat.pt")
+    torch.save({"model": flat, "epoch": 3}, tmp_path / "nested.pt")
+    torch.save(torch.nn.Linear(1, 1), tmp_path / "module.pt")
+    save_file(flat, tmp_path / "a.safetensors")
+    for name, out, match in (
+        ("missing.pt", "o.pt", "missing.pt: there is no such file"),
+        ("flat.pt", "no/o.pt", "no/o.pt: there is no folder"),
+        ("a.safetensors", "o.pt", "o.pt is the name of a file of torch.save"),
+        ("nested.pt", "o.safetensors", "nested.pt holds more than tensors by name"),
+        ("module.pt", "o.pt", "module.pt can't be read safely.*Linear"),
+        ("flat.pt", "o.safetensors", None),
+    ):
+        if match is None:
+            lofi.average_checkpoints([tmp_path / name], tmp_path / out)
+            continue
+        with pytest.raises((ValueError, FileNotFoundError), match=match):
+            lofi.average_checkpoints([tmp_path / name], tmp_path / out)
+        assert not (tmp_path / out).exists()
+    assert torch.equal(load_file(tmp_path / "o.safetensors")["w"], flat["w"])
+    lofi.average_checkpoints([tmp_path / "flat.pt"], tmp_path / "o.pt", skip="", only="")
+    assert torch.equal(load(tmp_path / "o.pt")["w"], flat["w"])
+    with pytest.raises(ValueError, match="only has a NUL"):
+        lofi.average_checkpoints([tmp_path / "flat.pt"], tmp_path / "p.pt", only="w\0")
+
+
 class Evil:
     def __init__(self, target: Path):
         self.target = target

@@ -368,3 +368,28 @@ def test_output_inside_an_input(tmp_path):
     lofi("average", tmp_path / "run", "-o", out, "--force")
     assert names_in(out) == ["model.safetensors", "notes"]
     check(read(out), inputs)
+
+
+def test_diff_goes_on_where_shapes_differ(tmp_path):
+    first, second = tensors_of(0), tensors_of(1)
+    second["b"] = Tensor.of("F32", np.zeros((9, 8)))
+    second["c"] = first["c"]
+    paths = [tmp_path / "a.safetensors", tmp_path / "b.safetensors"]
+    for path, tensors in zip(paths, (first, second), strict=True):
+        write(path, tensors)
+    text = lofi("diff", *paths).stdout
+    assert "'b' has the shape [8, 8] in" in text and "and [9, 8] in" in text
+    assert "1 tensors are equal, 2 differ; all: max" in text
+    told = json.loads(lofi("diff", "--json", *paths).stdout)
+    assert {t["name"]: t["count"] for t in told["tensors"]} == {"a": 64, "b": 0}
+    many = json.loads(lofi("diff", "--json", *paths, paths[0]).stdout)
+    assert many["unmeasured_different_count"] == [[0, 1, 0], [1, 0, 1], [0, 1, 0]]
+
+
+def test_formats_are_told_by_name(tmp_path):
+    write_run(tmp_path / "run", 0)
+    done = lofi("average", tmp_path / "run", "-o", tmp_path / "x.safetensors", check=False)
+    assert done.returncode == 1 and "the output will be a folder" in done.stderr
+    (tmp_path / "run" / "optimizer.pt").write_text("x")
+    done = lofi("average", tmp_path / "run", "-o", tmp_path / "out")
+    assert "optimizer.pt: it is not copied: it belongs to other weights" in done.stderr
