@@ -13,9 +13,9 @@
 namespace lofi {
 namespace {
 
-c10::DeviceType device_of(const Tensors &tensors)
+at::Device device_of(const Tensors &tensors)
 {
-    return tensors.empty() ? c10::DeviceType::CPU : tensors.front().device().type();
+    return tensors.empty() ? at::Device(at::kCPU) : tensors.front().device();
 }
 
 bool holds_bool(const Tensors &tensors)
@@ -29,13 +29,13 @@ const Tensors &front_or_empty(const TensorLists &lists)
     return lists.empty() ? none : lists.front();
 }
 
-c10::DeviceType device_of(const c10d::BarrierOptions &opts, std::optional<at::Device> bound,
-                          bool has_cuda)
+at::Device device_of(const c10d::BarrierOptions &opts, std::optional<at::Device> bound,
+                     bool has_cuda)
 {
-    if (opts.device) return opts.device->type();
+    if (opts.device) return *opts.device;
     // gloo overlooks device_ids, and scripts give them on machines without a GPU too.
-    if (!opts.device_ids.empty() && has_cuda) return c10::DeviceType::CUDA;
-    return bound ? bound->type() : c10::DeviceType::CPU;
+    if (!opts.device_ids.empty() && has_cuda) return at::kCUDA;
+    return bound.value_or(at::kCPU);
 }
 
 // The caller may drop the tensors before a stream that is not theirs has come to the copies.
@@ -132,7 +132,7 @@ void BackendLofi::name(c10d::Backend &inner, Span span) const
 
 BackendLofi::Step BackendLofi::begin(const Call &call)
 {
-    Step step{{LOFI_DO_REAL, LOFI_ADJUST_NONE, 1, 0, call.root, call.peer}, nullptr};
+    Step step{{LOFI_DO_REAL, LOFI_ADJUST_NONE, 1, 0, call.root, call.peer}, nullptr, call.device};
     // A real collective is passed on as it is: what is wrong with it, its backend says.
     if (!single_ && lofi_session_scope(session()) == LOFI_SCOPE_NODE) {
         lofi_call asked = LOFI_CALL_INIT;
@@ -159,7 +159,7 @@ BackendLofi::Step BackendLofi::begin(const Call &call)
     ++sequence_;
     if (step.is_nothing()) return step;
 
-    step.inner = inners_.get(call.device, step.is_local() ? Span::node : Span::world);
+    step.inner = inners_.get(call.device.type(), step.is_local() ? Span::node : Span::world);
     if (coalescing_ && step.inner->supportsCoalescing()) {
         auto &started = coalescing_->started;
         if (std::find(started.begin(), started.end(), step.inner) == started.end()) {
@@ -181,11 +181,11 @@ WorkPtr BackendLofi::issued(const Step &step, WorkPtr work)
 }
 
 WorkPtr BackendLofi::then(const Step &step, WorkPtr work, std::function<void()> finish,
-                          at::Device device, c10d::OpType type)
+                          c10d::OpType type)
 {
     if (coalescing_ && step.inner->supportsCoalescing()) { // it has begun when the group ends
         coalescing_->finish.push_back(std::move(finish));
-        coalescing_->device = device;
+        coalescing_->device = step.device;
         return work;
     }
     if (!work) { // NCCL's, when nobody asked for one: what follows is ordered by the stream
@@ -193,8 +193,8 @@ WorkPtr BackendLofi::then(const Step &step, WorkPtr work, std::function<void()> 
         finish();
         return work;
     }
-    return issued(step,
-                  c10::make_intrusive<WorkLofi>(std::move(work), std::move(finish), device, type));
+    return issued(
+        step, c10::make_intrusive<WorkLofi>(std::move(work), std::move(finish), step.device, type));
 }
 
 std::vector<int> BackendLofi::primaries() const
@@ -303,15 +303,14 @@ WorkPtr BackendLofi::allgather(TensorLists &outputs, Tensors &inputs,
     return then(
         step, work,
         [group = group_, first, all = outputs[0]]() mutable { tile(group.get(), first, all); },
-        inputs[0].device(), c10d::OpType::ALLGATHER);
+        c10d::OpType::ALLGATHER);
 }
 
 WorkPtr BackendLofi::LOFI_ALL_GATHER_SINGLE(at::Tensor &output, at::Tensor &input,
                                             const c10d::AllgatherOptions &opts)
 {
-    auto step = begin({.collective = LOFI_ALL_GATHER,
-                       .device = input.device().type(),
-                       .bytes = bytes_of({input})});
+    auto step = begin(
+        {.collective = LOFI_ALL_GATHER, .device = input.device(), .bytes = bytes_of({input})});
     if (!step.is_local()) {
         return issued(step, step.inner->LOFI_ALL_GATHER_SINGLE(output, input, opts));
     }
@@ -321,7 +320,7 @@ WorkPtr BackendLofi::LOFI_ALL_GATHER_SINGLE(at::Tensor &output, at::Tensor &inpu
     return then(
         step, work,
         [group = group_, local, output]() mutable { tile_single(group.get(), local, output); },
-        input.device(), c10d::OpType::_ALLGATHER_BASE);
+        c10d::OpType::_ALLGATHER_BASE);
 }
 
 // outputs[r][i] is what member r gave as inputs[i].
@@ -351,7 +350,6 @@ WorkPtr BackendLofi::allgather_coalesced(TensorLists &outputs, Tensors &inputs,
                 tile(group.get(), first, column);
             }
         },
-        inputs.empty() ? at::Device(at::kCPU) : inputs[0].device(),
         c10d::OpType::ALLGATHER_COALESCED);
 }
 
@@ -378,7 +376,6 @@ WorkPtr BackendLofi::LOFI_ALL_GATHER_SINGLE_COALESCED(Tensors &outputs, Tensors 
                 tile_single(group.get(), local[i], outputs[i]);
             }
         },
-        inputs.empty() ? at::Device(at::kCPU) : inputs[0].device(),
         c10d::OpType::ALLGATHER_COALESCED);
 }
 
@@ -408,7 +405,7 @@ WorkPtr BackendLofi::gather(TensorLists &outputs, Tensors &inputs, const c10d::G
     return then(
         step, work,
         [group = group_, first, all = outputs[0]]() mutable { tile(group.get(), first, all); },
-        inputs[0].device(), c10d::OpType::GATHER);
+        c10d::OpType::GATHER);
 }
 
 #ifdef LOFI_HAS_GATHER_SINGLE
@@ -416,7 +413,7 @@ WorkPtr BackendLofi::gather_single(at::Tensor &output, at::Tensor &input,
                                    const c10d::GatherOptions &opts)
 {
     auto step = begin({.collective = LOFI_GATHER,
-                       .device = input.device().type(),
+                       .device = input.device(),
                        .bytes = bytes_of({input}),
                        .root = static_cast<int>(opts.rootRank)});
     if (step.is_nothing()) return done_work({input});
@@ -433,7 +430,7 @@ WorkPtr BackendLofi::gather_single(at::Tensor &output, at::Tensor &input,
     return then(
         step, work,
         [group = group_, local, output]() mutable { tile_single(group.get(), local, output); },
-        input.device(), c10d::OpType::GATHER);
+        c10d::OpType::GATHER);
 }
 #endif
 
@@ -463,7 +460,7 @@ WorkPtr BackendLofi::LOFI_REDUCE_SCATTER_SINGLE(at::Tensor &output, at::Tensor &
                                                 const c10d::ReduceScatterOptions &opts)
 {
     auto step = begin({.collective = LOFI_REDUCE_SCATTER,
-                       .device = input.device().type(),
+                       .device = input.device(),
                        .bytes = bytes_of({input}),
                        .op = op_of(opts.reduceOp)});
     return issued(step, step.inner->LOFI_REDUCE_SCATTER_SINGLE(output, input, opts));
@@ -484,9 +481,8 @@ WorkPtr BackendLofi::LOFI_ALL_TO_ALL_SINGLE(at::Tensor &output, at::Tensor &inpu
                                             std::vector<int64_t> &input_splits,
                                             const c10d::AllToAllOptions &opts)
 {
-    auto step = begin({.collective = LOFI_ALL_TO_ALL,
-                       .device = input.device().type(),
-                       .bytes = bytes_of({input})});
+    auto step = begin(
+        {.collective = LOFI_ALL_TO_ALL, .device = input.device(), .bytes = bytes_of({input})});
     return issued(
         step, step.inner->LOFI_ALL_TO_ALL_SINGLE(output, input, output_splits, input_splits, opts));
 }
@@ -535,7 +531,7 @@ WorkPtr BackendLofi::barrier(const c10d::BarrierOptions &opts)
 
 void BackendLofi::monitoredBarrier(const c10d::BarrierOptions &opts, bool wait_all_ranks)
 {
-    auto step = begin({.collective = LOFI_BARRIER, .device = c10::DeviceType::CPU});
+    auto step = begin({.collective = LOFI_BARRIER, .device = at::kCPU});
     step.inner->monitoredBarrier(opts, wait_all_ranks);
 }
 

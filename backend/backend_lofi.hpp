@@ -144,6 +144,7 @@ class BackendLofi : public c10d::Backend {
     struct Step {
         lofi_plan plan;
         c10::intrusive_ptr<c10d::Backend> inner;
+        at::Device device; // of the tensors
         bool is_local() const
         {
             return plan.action == LOFI_DO_LOCAL;
@@ -155,7 +156,7 @@ class BackendLofi : public c10d::Backend {
     };
     struct Call {
         lofi_collective collective;
-        c10::DeviceType device;
+        at::Device device;
         uint64_t bytes = 0; // of this rank's input
         lofi_op op = LOFI_SUM;
         bool is_bool = false;
@@ -169,8 +170,7 @@ class BackendLofi : public c10d::Backend {
     template <class Opts>
     Step begin_all_reduce(Tensors &tensors, Opts &opts);
     WorkPtr issued(const Step &step, WorkPtr work);
-    WorkPtr then(const Step &step, WorkPtr work, std::function<void()> finish, at::Device device,
-                 c10d::OpType type);
+    WorkPtr then(const Step &step, WorkPtr work, std::function<void()> finish, c10d::OpType type);
     // For each place in the node, the first member of the group that has it.
     std::vector<int> primaries() const;
     c10::intrusive_ptr<c10d::Backend> cuda_inner(const char *what);

@@ -249,20 +249,19 @@ uint64_t lofi_checkpoint_count(const lofi_checkpoint *checkpoint)
     return checkpoint->count;
 }
 
-static lofi_status check_index_of(const lofi_checkpoint *checkpoint, uint64_t index)
+const struct lofi__place *lofi__checkpoint_place(const lofi_checkpoint *checkpoint, uint64_t index)
 {
-    if (index < checkpoint->count) return LOFI_OK;
+    if (index < checkpoint->count) return &checkpoint->tensors[index];
     lofi_set_error("%s: tensor %" PRIu64 " of %" PRIu64, checkpoint->path, index,
                    checkpoint->count);
-    return LOFI_INVALID;
+    return NULL;
 }
 
 lofi_status lofi_checkpoint_get(const lofi_checkpoint *checkpoint, uint64_t index,
                                 lofi_tensor *tensor)
 {
-    lofi_status st = check_index_of(checkpoint, index);
-    if (st != LOFI_OK) return st;
-    const struct lofi__place *place = &checkpoint->tensors[index];
+    const struct lofi__place *place = lofi__checkpoint_place(checkpoint, index);
+    if (place == NULL) return LOFI_INVALID;
     *tensor = (lofi_tensor){.name = place->entry->name,
                             .dtype = place->entry->kind->name,
                             .file = place->file->path,
@@ -276,9 +275,8 @@ lofi_status lofi_checkpoint_get(const lofi_checkpoint *checkpoint, uint64_t inde
 lofi_status lofi_checkpoint_read(const lofi_checkpoint *checkpoint, uint64_t index, uint64_t offset,
                                  void *out, size_t bytes)
 {
-    lofi_status st = check_index_of(checkpoint, index);
-    if (st != LOFI_OK) return st;
-    const struct lofi__place *place = &checkpoint->tensors[index];
+    const struct lofi__place *place = lofi__checkpoint_place(checkpoint, index);
+    if (place == NULL) return LOFI_INVALID;
     if (offset > place->entry->bytes || bytes > place->entry->bytes - offset) {
         lofi_set_error("%s: the tensor '%.200s' has %" PRIu64 " bytes: %zu can't be read at "
                        "%" PRIu64,

@@ -27,6 +27,9 @@ struct lofi_checkpoint {
 const struct lofi__place *lofi__checkpoint_find(const lofi_checkpoint *checkpoint,
                                                 const char *name);
 
+/* Tensor `index`; NULL, with the last error set, if there are fewer. */
+const struct lofi__place *lofi__checkpoint_place(const lofi_checkpoint *checkpoint, uint64_t index);
+
 /* LOFI_INVALID names what keeps the two from being averaged or compared: shapes, dtypes. */
 lofi_status lofi__place_check_pair(const struct lofi__place *first,
                                    const struct lofi__place *other);

@@ -7,7 +7,6 @@
 #include "core/mem.h"
 #include "kernels/kernels.h"
 
-#include <inttypes.h>
 #include <string.h>
 
 #define RUN_COUNT 8192
@@ -76,20 +75,12 @@ static lofi_status run(struct side *a, struct side *b, int are_floats, lofi_diff
     return LOFI_OK;
 }
 
-static const struct lofi__place *place_at(const lofi_checkpoint *checkpoint, uint64_t index)
-{
-    if (index < checkpoint->count) return &checkpoint->tensors[index];
-    lofi_set_error("%s: tensor %" PRIu64 " of %" PRIu64, checkpoint->path, index,
-                   checkpoint->count);
-    return NULL;
-}
-
 lofi_status lofi_checkpoint_compare(const lofi_checkpoint *a, uint64_t index_a,
                                     const lofi_checkpoint *b, uint64_t index_b,
                                     lofi_difference *difference)
 {
-    const struct lofi__place *x = place_at(a, index_a);
-    const struct lofi__place *y = x != NULL ? place_at(b, index_b) : NULL;
+    const struct lofi__place *x = lofi__checkpoint_place(a, index_a);
+    const struct lofi__place *y = x != NULL ? lofi__checkpoint_place(b, index_b) : NULL;
     lofi_difference result = {.equal = 1};
 
     if (x == NULL || y == NULL) return LOFI_INVALID;

@@ -86,15 +86,10 @@ static char *stem_of(const lofi_checkpoint *first)
 {
     const char *name = first->files[0].name;
 
-    if (first->index_path != NULL) {
-        char *index = lofi__path_name(first->index_path);
-        char *stem = index == NULL                ? NULL
-                     : lofi__path_is_index(index) ? stem_of_index(index)
-                                                  : lofi__text_create("model");
-        lofi__mem_destroy(index);
-        return stem;
-    }
-    if (first->folder == NULL || !lofi__path_ends_with(name, LOFI__FILE_END))
+    if (first->index_path != NULL && lofi__path_is_index(first->index_path))
+        return stem_of_index(lofi__path_last(first->index_path));
+    if (first->index_path != NULL || first->folder == NULL ||
+        !lofi__path_ends_with(name, LOFI__FILE_END))
         return lofi__text_create("model");
     const size_t length = without_number(name, strlen(name) - strlen(LOFI__FILE_END));
     return lofi__text_create("%.*s", (int)length, name);
@@ -146,11 +141,8 @@ static char *index_of(const char *stem)
 /* One that has no name by which readers find it gets one. */
 static char *name_index(const lofi_checkpoint *first, const char *stem)
 {
-    char *name = first->index_path != NULL ? lofi__path_name(first->index_path) : index_of(stem);
-
-    if (name == NULL || lofi__path_is_index(name)) return name;
-    lofi__mem_destroy(name);
-    return index_of(stem);
+    if (first->index_path == NULL || !lofi__path_is_index(first->index_path)) return index_of(stem);
+    return lofi__path_name(first->index_path);
 }
 
 static lofi_status name_files(struct lofi__plan *plan)

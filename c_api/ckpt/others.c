@@ -32,19 +32,14 @@ static int is_weights(const char *name)
     return 0;
 }
 
-static const char *last_part(const char *path)
-{
-    const char *slash = strrchr(path, '/');
-    return slash != NULL ? slash + 1 : path;
-}
-
 /* Part of the first checkpoint or of the output, whatever it is called. */
 static int is_of_plan(const struct lofi__plan *plan, const char *name)
 {
     const lofi_checkpoint *first = plan->sources[0];
 
     if (plan->index_name != NULL && strcmp(plan->index_name, name) == 0) return 1;
-    if (first->index_path != NULL && strcmp(last_part(first->index_path), name) == 0) return 1;
+    if (first->index_path != NULL && strcmp(lofi__path_last(first->index_path), name) == 0)
+        return 1;
     for (uint64_t i = 0; i < first->file_count; i++)
         if (strcmp(first->files[i].name, name) == 0) return 1;
     for (uint64_t i = 0; i < plan->output_count; i++)

@@ -121,6 +121,19 @@ static lofi_status check_existing(struct lofi__place_on_disk *disk, const struct
     return LOFI_INVALID;
 }
 
+/* A name that says of which kind the output is has to be right. */
+static lofi_status check_ending(const struct lofi__place_on_disk *disk)
+{
+    const char *out = disk->plan->options->out;
+    const int is_folder = disk->plan->is_folder;
+
+    if (!lofi__path_ends_with(is_folder ? disk->final : out, is_folder ? LOFI__FILE_END : "/"))
+        return LOFI_OK;
+    lofi_set_error("%s: this is the name of a %s, and the output will be a %s", out,
+                   is_folder ? "file" : "folder", is_folder ? "folder" : "file");
+    return LOFI_INVALID;
+}
+
 lofi_status lofi__output_check(const struct lofi__plan *plan, struct lofi__place_on_disk *disk)
 {
     struct stat out;
@@ -137,17 +150,8 @@ lofi_status lofi__output_check(const struct lofi__plan *plan, struct lofi__place
         lofi_set_error("%s: this can't be the name of an output", plan->options->out);
         return LOFI_INVALID;
     }
-    const size_t length = strlen(plan->options->out);
-    if (!plan->is_folder && plan->options->out[length - 1] == '/') {
-        lofi_set_error("%s: this is the name of a folder, and the output will be a file",
-                       plan->options->out);
-        return LOFI_INVALID;
-    }
-    if (plan->is_folder && lofi__path_ends_with(disk->final, LOFI__FILE_END)) {
-        lofi_set_error("%s: this is the name of a file, and the output will be a folder",
-                       plan->options->out);
-        return LOFI_INVALID;
-    }
+    lofi_status st = check_ending(disk);
+    if (st != LOFI_OK) return st;
     if (stat(disk->parent, &out) != 0) return lofi__path_failed(disk->parent, "can't be found");
     if (stat(disk->final, &out) == 0) return check_existing(disk, &out);
     if (errno != ENOENT) return lofi__path_failed(disk->final, "can't be looked at");

@@ -59,6 +59,12 @@ char *lofi__path_name(const char *path)
     return lofi__text_create("%.*s", (int)(length - begin), path + begin);
 }
 
+const char *lofi__path_last(const char *path)
+{
+    const char *slash = strrchr(path, '/');
+    return slash != NULL ? slash + 1 : path;
+}
+
 int lofi__path_ends_with(const char *path, const char *end)
 {
     const size_t length = strlen(path), end_length = strlen(end);
@@ -67,8 +73,7 @@ int lofi__path_ends_with(const char *path, const char *end)
 
 int lofi__path_is_index(const char *path)
 {
-    const char *slash = strrchr(path, '/');
-    const char *file = strstr(slash != NULL ? slash : path, LOFI__FILE_END ".");
+    const char *file = strstr(lofi__path_last(path), LOFI__FILE_END ".");
     return file != NULL && strstr(file, ".index.") != NULL && lofi__path_ends_with(path, ".json");
 }
 

@@ -23,6 +23,9 @@ char *lofi__path_join(const char *folder, const char *name);
 char *lofi__path_folder(const char *path);
 char *lofi__path_name(const char *path);
 
+/* The same part where it stands in the path, of one without trailing slashes. */
+const char *lofi__path_last(const char *path);
+
 int lofi__path_ends_with(const char *path, const char *end);
 /* The name of an index: model.safetensors.index.json, or of a variant:
  * model.safetensors.index.fp16.json, in older files model.safetensors.fp16.index.json. */

@@ -11,8 +11,6 @@
 #include "core/mem.h"
 #include "kernels/kernels.h"
 
-#include <inttypes.h>
-#include <stdio.h>
 #include <string.h>
 
 static lofi_status check_options(const lofi_average_files_options *o)

@@ -80,8 +80,9 @@ def average_checkpoints(
         word = str(dtype).removeprefix("torch.")
         dtype = DTYPES.get(word.lower(), word.lower())
     target, origin = os.fspath(out), None if base is None else os.fspath(base)
+    inputs = [*names, *([origin] if origin else [])]
     how = {"weights": weights, "alpha": alpha, "only": only, "skip": skip, "dtype": dtype}
-    for path in [*names, *([origin] if origin else [])]:
+    for path in inputs:
         if not os.path.lexists(path):
             raise FileNotFoundError(f"lofi: {path}: there is no such file or folder")
     if not os.path.isdir(os.path.dirname(os.path.abspath(target))):
@@ -91,7 +92,7 @@ def average_checkpoints(
         raise ValueError(
             f"lofi: {target} is the name of a file of torch.save, the inputs are {first}"
         )
-    for path in [*names, *([origin] if origin else [])]:
+    for path in inputs:
         if kind_of(path) != first:
             raise ValueError(f"lofi: {names[0]} is {first}, {path} is {kind_of(path)}")
     if first == "safetensors":
@@ -104,16 +105,16 @@ def average_checkpoints(
             **how,
         )
         return
-    _refuse_target(target, [*names, *([origin] if origin else [])], force, first)
+    _refuse_target(target, inputs, force, first)
     if first == "a folder of torch.distributed.checkpoint":
         _average_sharded(names, target, origin, integers=integers, **how)
     else:
-        content = _average_pickled(names, origin, integers=integers, **how)
-        if target.endswith(".safetensors") and not _is_flat(content):
+        if target.endswith(".safetensors") and not _is_flat(_load(names[0])):
             raise ValueError(
                 f"lofi: {names[0]} holds more than tensors by name, which {target} can't: give the "
                 "output another ending, such as .pt"
             )
+        content = _average_pickled(names, origin, integers=integers, **how)
         save(content, target, like=target if os.path.exists(target) else None)
 
 
