@@ -11,6 +11,7 @@
 
 #include "backend_comm.hpp"
 #include "backend_lofi.hpp"
+#include "bind/bind.hpp"
 #include "check.hpp"
 #include "convert.hpp"
 #include "node_store.hpp"
@@ -575,4 +576,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m)
     m.def("average_members", &average_members, py::arg("nodes"), py::arg("min_nodes"));
     m.def("chunks", &chunks, py::arg("total"), py::arg("nodes"), py::arg("local_size"),
           py::arg("chunk"));
+    for (const auto add : Binding::all())
+        add(m);
 }

@@ -15,34 +15,34 @@ from lofi._version import VERSION as __version__
 
 # Public name -> the module that has it, imported at first use.
 _PUBLIC = {
-    "Average": "_average",
-    "averaged": "_average",
-    "average_checkpoints": "_files",
-    "Communicator": "_communicators",
-    "communicators": "_communicators",
-    "release_communicators": "_communicators",
-    "finalize_average": "_average",
-    "configure": "_config",
-    "scope": "_phases",
-    "start": "_phases",
-    "stats": "_phases",
-    "phase": "_phases",
+    "Average": "average.finalize",
+    "averaged": "average.finalize",
+    "average_checkpoints": "files.checkpoints",
+    "Communicator": "groups.communicators",
+    "communicators": "groups.communicators",
+    "release_communicators": "groups.communicators",
+    "finalize_average": "average.finalize",
+    "configure": "job.config",
+    "scope": "job.phases",
+    "start": "job.phases",
+    "stats": "job.phases",
+    "phase": "job.phases",
 }
 __all__ = [*_PUBLIC, "__version__"]
 
 if TYPE_CHECKING:
-    from lofi._average import Average as Average
-    from lofi._average import averaged as averaged
-    from lofi._average import finalize_average as finalize_average
-    from lofi._communicators import Communicator as Communicator
-    from lofi._communicators import communicators as communicators
-    from lofi._communicators import release_communicators as release_communicators
-    from lofi._config import configure as configure
-    from lofi._files import average_checkpoints as average_checkpoints
-    from lofi._phases import phase as phase
-    from lofi._phases import scope as scope
-    from lofi._phases import start as start
-    from lofi._phases import stats as stats
+    from lofi.average.finalize import Average as Average
+    from lofi.average.finalize import averaged as averaged
+    from lofi.average.finalize import finalize_average as finalize_average
+    from lofi.files.checkpoints import average_checkpoints as average_checkpoints
+    from lofi.groups.communicators import Communicator as Communicator
+    from lofi.groups.communicators import communicators as communicators
+    from lofi.groups.communicators import release_communicators as release_communicators
+    from lofi.job.config import configure as configure
+    from lofi.job.phases import phase as phase
+    from lofi.job.phases import scope as scope
+    from lofi.job.phases import start as start
+    from lofi.job.phases import stats as stats
 
 
 def __getattr__(name: str) -> Any:
@@ -63,7 +63,7 @@ def _register() -> None:
     if getattr(torch.__spec__, "_initializing", False):
         return
 
-    from lofi._register import register
+    from lofi.groups.register import register
 
     register()
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 import sys
 
-from lofi._launch import main
+from lofi.launch.main import main
 
 main(sys.argv[1:])

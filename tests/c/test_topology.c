@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* How ranks find their nodes: environment, disagreement, hosts, damage. */
 #define _POSIX_C_SOURCE 200809L
-#include "comm/facts.h"
+#include "nodes/facts.h"
 #include "test.h"
 
 #include <pthread.h>

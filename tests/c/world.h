@@ -3,7 +3,7 @@
 #ifndef LOFI_TESTS_WORLD_H
 #define LOFI_TESTS_WORLD_H
 
-#include "comm/facts.h"
+#include "nodes/facts.h"
 #include "test.h"
 
 static inline lofi_status world_gather(void *ctx, const void *mine, size_t bytes, void *all)

@@ -6,7 +6,7 @@
  *
  * What is accepted is held to what the rest of lofi relies on.
  */
-#include "ckpt/config.h"
+#include "merge/config.h"
 #include "ckpt/header.h"
 #include "ckpt/index.h"
 #include "core/mem.h"

@@ -39,7 +39,7 @@ def bits(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def means_job() -> list[str]:
-    from lofi._native import _C
+    from lofi.job.native import _C
 
     torch.cuda.set_device(0)
     wrong = []
@@ -68,7 +68,7 @@ def test_bits_of_the_cpu():
 
 def large_job() -> Any:
     """More than 2^31 elements, on a stream of its own, and in place."""
-    from lofi._native import _C
+    from lofi.job.native import _C
 
     torch.cuda.set_device(0)
     free, _ = torch.cuda.mem_get_info()
@@ -94,7 +94,7 @@ def test_more_than_two_to_the_31():
 
 
 def graph_job() -> list[float]:
-    from lofi._native import _C
+    from lofi.job.native import _C
 
     torch.cuda.set_device(0)
     values = torch.zeros((2, 1000), device="cuda")
@@ -117,7 +117,7 @@ def test_in_a_graph():
 
 
 def refused_job() -> list[str]:
-    from lofi._native import _C
+    from lofi.job.native import _C
 
     torch.cuda.set_device(0)
     told = []

@@ -72,10 +72,11 @@ def launched(folder: str, argv: list[str]) -> Ended:
     os.chdir(folder)
     code, phase, error = 0, "", ""
     with captured_stderr() as stderr:
-        from lofi import _launch, _phases
+        from lofi.job import phases
+        from lofi.launch import main
 
         try:
-            _launch.main(argv)
+            main.main(argv)
         except SystemExit as ended:
             code = ended.code
         except BaseException:
@@ -86,7 +87,7 @@ def launched(folder: str, argv: list[str]) -> Ended:
         except Exception as failed:
             error = str(failed)
         if dist.is_initialized():
-            phase = _phases.phase()
+            phase = phases.phase()
             _leave()
     return Ended(code, stderr.text, phase, error)
 

@@ -46,7 +46,7 @@ class Options:
 
 def install(path: Path, cpu_too: bool = True) -> None:
     """`cpu_too`: tensors on the CPU go to the double, as those on CUDA would."""
-    from lofi import _backend
+    from lofi.groups import create
 
     lofi_mock = load(path)
 
@@ -62,14 +62,14 @@ def install(path: Path, cpu_too: bool = True) -> None:
     nccl.Options = Options
     dist.ProcessGroupNCCL = nccl
     torch.accelerator.device_count = lambda: 1
-    _backend._cuda_backend_possible = lambda: True
-    _backend._free_bytes = lambda device: (
+    create._cuda_backend_possible = lambda: True
+    create._free_bytes = lambda device: (
         1_000_000
         - 1000 * sum(event.startswith("connect") for mock in made.values() for event in mock.events)
     )
     if cpu_too:
-        make = _backend.Source.make
-        _backend.Source.make = lambda self, device, span: make(self, "cuda", span)
+        make = create.Source.make
+        create.Source.make = lambda self, device, span: make(self, "cuda", span)
 
 
 def take() -> list[tuple[str, Any]]:

@@ -75,9 +75,9 @@ def _leaves(state):
 
 def _average(dtype, chunk, weights):
     import lofi
-    import lofi._average
+    import lofi.average.finalize
 
-    lofi._transfer.CHUNK_BYTES = chunk
+    lofi.average.exchange.CHUNK_BYTES = chunk
     dist.init_process_group("lofi")
     node = lofi.stats()["node"]
     state = tensors(node, dtype)
@@ -285,10 +285,10 @@ def test_a_node_that_never_comes_is_named():
 
 def _killed():
     import lofi
-    import lofi._average
+    import lofi.average.finalize
 
     dist.init_process_group("lofi", timeout=timedelta(seconds=6))
-    lofi._transfer.CHUNK_BYTES = 1024
+    lofi.average.exchange.CHUNK_BYTES = 1024
     if dist.get_rank() == 3:
         calls = []
 
@@ -298,8 +298,8 @@ def _killed():
                 os.kill(os.getpid(), signal.SIGKILL)
             return original(self, *args, **kwargs)
 
-        original = lofi._transfer.Transfer._return_mean
-        lofi._transfer.Transfer._return_mean = die
+        original = lofi.average.exchange.Transfer._return_mean
+        lofi.average.exchange.Transfer._return_mean = die
     weights = torch.full((5000,), float(dist.get_rank() // 2))
     before = weights.clone()
     try:
@@ -422,9 +422,9 @@ def test_every_kind_of_target():
 
 def _bytes():
     import lofi
-    import lofi._average
+    import lofi.average.finalize
 
-    lofi._transfer.CHUNK_BYTES = 1 << 16
+    lofi.average.exchange.CHUNK_BYTES = 1 << 16
     dist.init_process_group("lofi")
     state = [torch.full((50_001,), float(dist.get_rank())), torch.ones(100_000)]
     return lofi.finalize_average(state).bytes_sent, lofi.stats()["cross_bytes"]["average"]

@@ -208,19 +208,19 @@ def test_what_lies_in_a_replaced_folder_stays(tmp_path):
 
 
 def test_what_cannot_be_renamed_leaves_the_old_folder(tmp_path, monkeypatch):
-    from lofi import _files
+    from lofi.files import checkpoints
 
     inputs, out = [tmp_path / "a", tmp_path / "b"], tmp_path / "out"
     saved_sharded(*inputs, out)
     (out / "notes.txt").write_text("mine")
-    rename = _files.os.rename
+    rename = checkpoints.os.rename
 
     def refuse(source, target):
         if Path(source).name == "average":
             raise PermissionError(13, "no", source)
         rename(source, target)
 
-    monkeypatch.setattr(_files.os, "rename", refuse)
+    monkeypatch.setattr(checkpoints.os, "rename", refuse)
     with pytest.raises(PermissionError):
         lofi.average_checkpoints(inputs, out, force=True)
     assert {p.name for p in out.iterdir()} == {".metadata", "__0_0.distcp", "notes.txt"}

@@ -224,11 +224,11 @@ def test_a_model_that_is_moved_within_the_block():
 
 def _fails_in_the_middle():
     import lofi
-    from lofi import _swap
+    from lofi.average import swaps
 
     model, optimizer = setup()
     train(model, optimizer, 2)
-    own, original, calls = values(model), _swap._change_places, []
+    own, original, calls = values(model), swaps._change_places, []
 
     def fails(change):
         calls.append(change)
@@ -236,7 +236,7 @@ def _fails_in_the_middle():
             raise MemoryError
         original(change)
 
-    _swap._change_places = fails
+    swaps._change_places = fails
     with pytest.raises(MemoryError), lofi.averaged(model):
         pass
     return equal(values(model), own)
@@ -258,7 +258,7 @@ def _other_targets():
             with lofi.averaged(target):
                 right.append(equal(values(model), average) or len(target) != len(own))
             right.append(equal(values(model), own))
-    return all(right), len(lofi._world.current().swaps)
+    return all(right), len(lofi.job.job.current().swaps)
 
 
 def test_state_dicts_and_lists():

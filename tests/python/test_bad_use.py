@@ -319,7 +319,7 @@ LOOK = """
 def test_import_torch_makes_the_name_known_and_nothing_else():
     seen = python(LOOK)
     assert seen["known"] and seen["named"] == "lofi"
-    assert set(seen["modules"]) <= {"lofi", "lofi._register", "lofi._version"}
+    assert set(seen["modules"]) <= {"lofi", "lofi.groups.register", "lofi._version"}
     assert seen["python_threads"] == 1
     without = python(LOOK, TORCH_DEVICE_BACKEND_AUTOLOAD="0")
     assert not without["known"] and without["modules"] == []
@@ -347,9 +347,9 @@ def test_import_lofi_patches_nothing():
                        for x, y in zip(a[0], b[0])) and a[1] == b[1]
         before = look()
         import lofi
-        import lofi._register
-        lofi._register.register()
-        lofi._register.autoload()
+        import lofi.groups.register
+        lofi.groups.register.register()
+        lofi.groups.register.autoload()
         names = dir(lofi)
         after_import = same(before, look())
         native = "lofi._C" in sys.modules

@@ -14,7 +14,7 @@ import mocked
 import pytest
 import torch
 import torch.distributed as dist
-from lofi import _exchange, _transfer
+from lofi.average import agree, exchange
 from ranks import run_ranks
 from test_average import Model, _leaves, exact_mean, tensors
 
@@ -34,11 +34,11 @@ class Seen:
 def pretend(path: Any, is_built: bool = True) -> None:
     """Tensors on the CPU are taken for tensors on a GPU from here on."""
     mocked.install(path)
-    for module in (_transfer, _exchange):
+    for module in (exchange, agree):
         module.is_on_gpu = lambda tensor: True
     torch.cuda.device = contextlib.nullcontext
     torch.cuda.current_stream = lambda: SimpleNamespace(cuda_stream=STREAM)
-    mean, fill = _transfer._C.mean, _transfer._Slot.__init__
+    mean, fill = exchange._C.mean, exchange._Slot.__init__
 
     def cuda_mean(out: Any, pieces: Any, weights: Any, stream: int) -> None:
         assert stream == STREAM
@@ -52,15 +52,15 @@ def pretend(path: Any, is_built: bool = True) -> None:
         held = (self.mine, self.theirs, self.mean, self.whole)
         Seen.slots.append(sum(tensor.nbytes for tensor in held if tensor is not None))
 
-    names = dict(vars(_transfer._C)) | {"cuda_mean": cuda_mean}
-    _transfer._C = SimpleNamespace(**names)
-    _transfer.Transfer.has_kernel = True
-    _transfer._Slot.__init__ = slot
+    names = dict(vars(exchange._C)) | {"cuda_mean": cuda_mean}
+    exchange._C = SimpleNamespace(**names)
+    exchange.Transfer.has_kernel = True
+    exchange._Slot.__init__ = slot
 
 
 def average_job(path: Any, dtype: torch.dtype, scratch: int, weights: Any, is_built: bool) -> Any:
     pretend(path, is_built)
-    _transfer.SCRATCH_LEAST = 1
+    exchange.SCRATCH_LEAST = 1
     dist.init_process_group("lofi")
     node = lofi.stats()["node"]
     state = tensors(node, dtype)
@@ -142,7 +142,7 @@ def scratch_job(path: Any, scratch: int) -> Any:
 @pytest.mark.parametrize("scratch", [1 << 20, 5 << 20, 1 << 28])
 def test_scratch_is_bounded(mock, scratch):
     for slots in run_ranks(scratch_job, 4, mock, scratch, env={"LOFI_NODE_SIZE": "2"}):
-        assert len(slots) <= _transfer.SLOTS and sum(slots) <= scratch
+        assert len(slots) <= exchange.SLOTS and sum(slots) <= scratch
         if scratch < 6 << 20:  # else the row is shorter
             assert sum(slots) > 0.9 * scratch
 

@@ -171,9 +171,9 @@ HARMLESS = {
 
 @pytest.mark.parametrize("what", HARMLESS)
 def test_what_is_no_evaluation_sees_own_weights(tmp_path, what, monkeypatch):
-    from lofi import _evaluation
+    from lofi.launch import evaluation
 
-    monkeypatch.setattr(_evaluation, "GRACE_SECONDS", 1.0)
+    monkeypatch.setattr(evaluation, "GRACE_SECONDS", 1.0)
     block = HARMLESS[what].replace("\n        ", "\n    ")
     ended = run(
         tmp_path,
@@ -348,9 +348,9 @@ def test_ema_copies_start_equal_are_evaluated_and_averaged(tmp_path, kind):
 
 def test_one_rank_that_calls_train_does_not_leave_the_others(tmp_path, monkeypatch):
     """Collectives stay real until training goes on, and metrics may be reduced after train()."""
-    from lofi import _evaluation
+    from lofi.launch import evaluation
 
-    monkeypatch.setattr(_evaluation, "GRACE_SECONDS", 1.0)
+    monkeypatch.setattr(evaluation, "GRACE_SECONDS", 1.0)
     run(
         tmp_path,
         """

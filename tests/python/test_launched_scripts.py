@@ -296,13 +296,14 @@ def _backends(asked: list[str | None]) -> list[Any]:
 
 
 def _launched_backends(asked: list[str | None]) -> Any:
-    from lofi import _launch, _world
+    from lofi.job import job
+    from lofi.launch import main
 
-    _launch.take_over()
+    main.take_over()
     answers = _backends(asked)
     dist.init_process_group(store=dist.HashStore(), rank=0, world_size=1)
     group = dist.new_group(backend="gloo")
-    ours = [_world.backend_of(None) is not None, _world.backend_of(group) is not None]
+    ours = [job.backend_of(None) is not None, job.backend_of(group) is not None]
     dist.destroy_process_group()
     unknown = raised(dist.init_process_group, "mpi", store=dist.HashStore(), rank=0, world_size=1)
     return answers, ours, unknown

@@ -27,9 +27,9 @@ def _join() -> None:
 
 
 def _inner(group: Any = None, span: str = "node") -> Any:
-    from lofi import _world
+    from lofi.job import job
 
-    return _world.backend_of(group).inner("cpu", span)
+    return job.backend_of(group).inner("cpu", span)
 
 
 def _transport(group: Any = None, span: str = "node") -> str:
@@ -120,7 +120,7 @@ def test_gloo_where_no_memory_can_be_made():
 
 
 def _nobody_else() -> Any:
-    from lofi._native import _C
+    from lofi.job.native import _C
 
     _join()
     store, second = dist.HashStore(), timedelta(seconds=1)
@@ -134,9 +134,9 @@ def test_a_rank_that_does_not_make_its_communicator_is_named():
 
 
 def _with_a_double() -> Any:
-    from lofi import _backend
+    from lofi.groups import create
 
-    _backend.Source._with_shm = lambda self, gloo, *_: gloo
+    create.Source._with_shm = lambda self, gloo, *_: gloo
     _join()
     return _transport()
 

@@ -1,0 +1,93 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The average of files, from the plan to the name. Each step undoes nothing of the ones before:
+ * until the last one, all that exists has a hidden name and goes with lofi__output_discard.
+ */
+#include "merge/output.h"
+#include "merge/plan.h"
+#include "merge/stream.h"
+#include "kernels/kernels.h"
+
+#include <string.h>
+
+static lofi_status check_unchanged(const struct lofi__plan *plan)
+{
+    for (int s = 0; s < plan->source_count; s++)
+        for (uint64_t f = 0; f < plan->sources[s]->file_count; f++) {
+            lofi_status st = lofi__file_check_unchanged(&plan->sources[s]->files[f]);
+            if (st != LOFI_OK) return st;
+        }
+    return LOFI_OK;
+}
+
+/* What readers would do, and the average once more. */
+static lofi_status verify(const struct lofi__plan *plan, const struct lofi__place_on_disk *disk,
+                          struct lofi__stream_options *stream)
+{
+    for (uint64_t i = 0; i < plan->output_count; i++) {
+        struct lofi__file file = {.fd = -1};
+        lofi_status st = lofi__file_open(disk->paths[i], &file);
+        const int is_whole = st == LOFI_OK && file.header.count == plan->outputs[i].job_count;
+        if (!is_whole && st != LOFI_NO_MEMORY) {
+            lofi_set_error("%s: it is not as it was written", plan->outputs[i].path);
+            st = LOFI_CORRUPT;
+        }
+        lofi__file_close(&file);
+        if (st != LOFI_OK) return st;
+    }
+    stream->is_check = 1;
+    return lofi__stream_run(plan, stream);
+}
+
+static lofi_status write_folder(const struct lofi__plan *plan, struct lofi__place_on_disk *disk)
+{
+    lofi_status st = lofi__others_copy(disk);
+    if (st == LOFI_OK && plan->index_name != NULL)
+        st = lofi__output_add(disk, plan->index_name, plan->index, plan->index_bytes);
+    return st;
+}
+
+static lofi_status write_output(const struct lofi__plan *plan, struct lofi__place_on_disk *disk,
+                                int threads)
+{
+    lofi_status st = lofi__output_create(disk);
+    if (st == LOFI_OK && plan->is_folder) st = write_folder(plan, disk);
+    if (st != LOFI_OK) return st;
+    struct lofi__stream_options stream = {.fds = disk->fds, .threads = threads};
+    st = lofi__stream_run(plan, &stream);
+    if (st == LOFI_OK && plan->options->verify) st = verify(plan, disk, &stream);
+    if (st == LOFI_OK) st = check_unchanged(plan);
+    return st == LOFI_OK ? lofi__output_commit(disk) : st;
+}
+
+static void fill_report(const struct lofi__plan *plan, int threads, lofi_average_report *report)
+{
+    if (report == NULL) return;
+    *report = (lofi_average_report){.bytes_read = lofi__stream_bytes(plan),
+                                    .file_count = plan->output_count,
+                                    .threads = threads};
+    for (uint64_t i = 0; i < plan->output_count; i++)
+        report->bytes_written += plan->outputs[i].header_bytes + plan->outputs[i].data_bytes;
+    for (uint64_t i = 0; i < plan->job_count; i++)
+        report->averaged_count += plan->jobs[i].work == LOFI__WORK_MEAN;
+    report->copied_count = plan->job_count - report->averaged_count;
+}
+
+lofi_status lofi_average_files(const lofi_average_files_options *options,
+                               lofi_average_report *report)
+{
+    struct lofi__place_on_disk disk = {0};
+    struct lofi__plan plan;
+
+    lofi_status st = lofi__plan_create(options, &plan);
+    if (st == LOFI_OK) st = lofi__output_check(&plan, &disk);
+    if (st == LOFI_OK) st = lofi__plan_describe(&plan);
+    if (st == LOFI_OK) {
+        const int threads = lofi__stream_threads(&plan);
+        st = write_output(&plan, &disk, threads);
+        if (st == LOFI_OK) fill_report(&plan, threads, report);
+    }
+    lofi__output_discard(&disk);
+    lofi__plan_clear(&plan);
+    return st;
+}

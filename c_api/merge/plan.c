@@ -1,0 +1,207 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The plan of an average: all that can be refused is refused here, before a byte is written.
+ *
+ * Tensors are matched by name, so that inputs may be cut into shards differently. The first input
+ * gives names, shapes, order and files; the others have to fit.
+ */
+#include "merge/plan.h"
+#include "ckpt/path.h"
+#include "ckpt/select.h"
+#include "core/mem.h"
+#include "kernels/kernels.h"
+
+#include <string.h>
+
+static lofi_status check_options(const lofi_average_files_options *o)
+{
+    if (o == NULL || o->size < sizeof *o)
+        lofi_set_error("options must be given, and their size be set by "
+                       "LOFI_AVERAGE_FILES_OPTIONS_INIT");
+    else if (o->inputs == NULL || o->input_count < 1)
+        lofi_set_error("an average of %d checkpoints: it needs at least one",
+                       o->inputs == NULL ? 0 : o->input_count);
+    else if (o->out == NULL || o->out[0] == '\0')
+        lofi_set_error("the output has no name");
+    else if (o->threads < 0)
+        lofi_set_error("an average with %d threads", o->threads);
+    else if (o->base != NULL && !(o->alpha - o->alpha == 0))
+        lofi_set_error("alpha is %g: it has to be finite", o->alpha);
+    else
+        return LOFI_OK;
+    return LOFI_INVALID;
+}
+
+static lofi_status open_sources(struct lofi__plan *plan)
+{
+    const lofi_average_files_options *o = plan->options;
+    const int count = o->input_count + (o->base != NULL);
+
+    plan->input_count = o->input_count;
+    plan->sources = lofi__mem_create((size_t)count, sizeof(lofi_checkpoint *));
+    if (plan->sources == NULL) return LOFI_NO_MEMORY;
+    for (int i = 0; i < count; i++) {
+        const char *path = i < o->input_count ? o->inputs[i] : o->base;
+        lofi_status st = lofi_checkpoint_open(path, &plan->sources[i]);
+        if (st != LOFI_OK) return st;
+        plan->source_count++;
+    }
+    return LOFI_OK;
+}
+
+static lofi_status match(const struct lofi__plan *plan, const struct lofi__place *first,
+                         const struct lofi__place **places)
+{
+    for (int s = 1; s < plan->source_count; s++) {
+        places[s] = lofi__checkpoint_find(plan->sources[s], first->entry->name);
+        if (places[s] == NULL) {
+            lofi_set_error("the tensor '%.200s' of %s is not in %s", first->entry->name,
+                           first->file->path, plan->sources[s]->path);
+            return LOFI_INVALID;
+        }
+        lofi_status st = lofi__place_check_pair(first, places[s]);
+        if (st != LOFI_OK) return st;
+    }
+    return LOFI_OK;
+}
+
+static enum lofi__work work_of(const struct lofi__plan *plan, const struct lofi__kind *kind)
+{
+    if (kind->class == LOFI__KIND_FLOAT) return LOFI__WORK_MEAN;
+    const int is_first = kind->class == LOFI__KIND_EXACT && plan->options->integers_first;
+    return is_first ? LOFI__WORK_COPY : LOFI__WORK_SAME;
+}
+
+static lofi_status create_job(const struct lofi__plan *plan, uint64_t i, int is_selected)
+{
+    const struct lofi__place *first = &plan->sources[0]->tensors[i];
+    const struct lofi__place **places = plan->places + i * (uint64_t)plan->source_count;
+    struct lofi__job *job = &plan->jobs[i];
+
+    places[0] = first;
+    *job = (struct lofi__job){.work = LOFI__WORK_COPY,
+                              .kind = first->entry->kind,
+                              .places = places,
+                              .bytes = first->entry->bytes,
+                              .order = i};
+    if (!is_selected) return LOFI_OK;
+    job->work = work_of(plan, job->kind);
+    lofi_status st = match(plan, first, places);
+    if (st != LOFI_OK || job->work != LOFI__WORK_MEAN) return st;
+    if (plan->kind != NULL && job->kind->lanes == 1) job->kind = plan->kind;
+    if (!__builtin_mul_overflow(first->entry->count, job->kind->bits / 8, &job->bytes))
+        return LOFI_OK;
+    lofi_set_error("%s: the tensor '%.200s' would be too large as %s", first->file->path,
+                   first->entry->name, job->kind->name);
+    return LOFI_INVALID;
+}
+
+/* Names that the others have and the first does not. */
+static lofi_status check_rest(const struct lofi__plan *plan,
+                              const struct lofi__selection *selection)
+{
+    for (int s = 1; s < plan->source_count; s++) {
+        const lofi_checkpoint *c = plan->sources[s];
+        for (uint64_t i = 0; i < c->count; i++) {
+            const char *name = c->tensors[i].entry->name;
+            int is_selected;
+            if (lofi__checkpoint_find(plan->sources[0], name) != NULL) continue;
+            lofi_status st = lofi__selection_has(selection, name, &is_selected);
+            if (st != LOFI_OK) return st;
+            if (!is_selected) continue;
+            lofi_set_error("the tensor '%.200s' of %s is not in %s", name, c->tensors[i].file->path,
+                           plan->sources[0]->path);
+            return LOFI_INVALID;
+        }
+    }
+    return LOFI_OK;
+}
+
+/* A slip in an expression would make a copy of the first input. */
+static lofi_status refuse_selection(const struct lofi__plan *plan)
+{
+    const char *only = plan->options->only, *skip = plan->options->skip;
+    lofi_set_error("%s: none of its tensors is selected: only is '%.200s', skip is '%.200s'",
+                   plan->sources[0]->path, only != NULL ? only : "", skip != NULL ? skip : "");
+    return LOFI_INVALID;
+}
+
+static lofi_status create_jobs(struct lofi__plan *plan, const struct lofi__selection *selection)
+{
+    const lofi_checkpoint *first = plan->sources[0];
+    uint64_t selected = 0;
+
+    plan->job_count = first->count;
+    plan->jobs = lofi__mem_create(first->count, sizeof *plan->jobs);
+    plan->places =
+        lofi__mem_create(first->count, (size_t)plan->source_count * sizeof *plan->places);
+    if (plan->jobs == NULL || plan->places == NULL) return LOFI_NO_MEMORY;
+    for (uint64_t i = 0; i < first->count; i++) {
+        int is_selected;
+        lofi_status st =
+            lofi__selection_has(selection, first->tensors[i].entry->name, &is_selected);
+        if (st == LOFI_OK) st = create_job(plan, i, is_selected);
+        if (st != LOFI_OK) return st;
+        selected += (uint64_t)is_selected;
+    }
+    lofi_status st = check_rest(plan, selection);
+    if (st != LOFI_OK || selected > 0 || !(selection->has_only || selection->has_skip)) return st;
+    return refuse_selection(plan);
+}
+
+/* All that can be said of the options by themselves. */
+static lofi_status read_options(struct lofi__plan *plan, struct lofi__selection *selection)
+{
+    const lofi_average_files_options *o = plan->options;
+
+    *selection = (struct lofi__selection){0};
+    lofi_status st = check_options(o);
+    if (st == LOFI_OK) st = lofi__mean_weights(o->weights, o->input_count, &plan->weight_sum);
+    if (st != LOFI_OK) return st;
+    if (o->dtype != NULL) {
+        plan->kind = lofi__kind_parse(o->dtype);
+        if (plan->kind == NULL) return LOFI_INVALID;
+    }
+    return lofi__selection_create(o->only, o->skip, selection);
+}
+
+lofi_status lofi_average_files_check(const lofi_average_files_options *options)
+{
+    struct lofi__plan plan = {.options = options};
+    struct lofi__selection selection;
+
+    lofi_status st = read_options(&plan, &selection);
+    lofi__selection_clear(&selection);
+    return st;
+}
+
+lofi_status lofi__plan_create(const lofi_average_files_options *options, struct lofi__plan *plan)
+{
+    struct lofi__selection selection;
+
+    *plan = (struct lofi__plan){.options = options};
+    lofi_status st = read_options(plan, &selection);
+    if (st == LOFI_OK) st = open_sources(plan);
+    if (st == LOFI_OK) st = create_jobs(plan, &selection);
+    lofi__selection_clear(&selection);
+    if (st == LOFI_OK) st = lofi__plan_lay_out(plan);
+    return st;
+}
+
+void lofi__plan_clear(struct lofi__plan *plan)
+{
+    for (int i = 0; i < plan->source_count; i++)
+        lofi_checkpoint_close(plan->sources[i]);
+    for (uint64_t i = 0; i < plan->output_count; i++) {
+        lofi__mem_destroy(plan->outputs[i].name);
+        lofi__mem_destroy(plan->outputs[i].path);
+        lofi__mem_destroy(plan->outputs[i].header);
+    }
+    lofi__mem_destroy(plan->outputs);
+    lofi__mem_destroy(plan->sources);
+    lofi__mem_destroy(plan->jobs);
+    lofi__mem_destroy(plan->places);
+    lofi__mem_destroy(plan->index_name);
+    lofi__mem_destroy(plan->index);
+    *plan = (struct lofi__plan){0};
+}

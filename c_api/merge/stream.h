@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: MIT */
+/* The data of an average: read, computed and written block by block. */
+#ifndef LOFI_CKPT_STREAM_H
+#define LOFI_CKPT_STREAM_H
+
+#include "merge/plan.h"
+
+struct lofi__stream_options {
+    const int *fds; /* of the plan's outputs, open for writing, or reading to check */
+    int threads;    /* >= 1 */
+    int is_check;   /* 1: computes with the scalar kernels and compares */
+};
+
+/* Threads for a plan: what was asked for or the CPUs, as far as memory and blocks go round. */
+int lofi__stream_threads(const struct lofi__plan *plan);
+
+/* Bytes of the sources that a run reads. */
+uint64_t lofi__stream_bytes(const struct lofi__plan *plan);
+
+/* The first error of any thread ends it. LOFI_STATE if the progress function says so. */
+lofi_status lofi__stream_run(const struct lofi__plan *plan,
+                             const struct lofi__stream_options *options);
+
+#endif /* LOFI_CKPT_STREAM_H */

@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: MIT
+"""The backward of torch.distributed.nn.functional.all_gather while nodes train apart.
+
+Forward, each member gets the data of its images. Backward, it gets K times the local sum of the
+gradients of its own slot. torch computes that sum with an all_to_all, or on gloo with a scatter
+from every member; here the same code runs on the node's group, on the slots of the node's members.
+"""
+
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from lofi.groups import node_group
+from lofi.hooks.patch import when_imported, wrap
+from lofi.job import job
+from lofi.job.native import _C
+
+
+def install() -> None:
+    when_imported("torch.distributed.nn.functional", _install)
+
+
+def _install(module: Any) -> None:
+    wrap(module._AllGather, "backward", _all_gather_backward)
+    wrap(module._AllGatherBase, "backward", _all_gather_base_backward)
+
+
+def _mirrored(group: Any) -> Any:
+    """The lofi group behind a process group, if its collectives are mirrored now."""
+    backend = job.backend_of(group)
+    if backend is None or _C.scope() != _C.SCOPE_NODE:
+        return None
+    lofi_group = backend.source.group
+    return lofi_group if lofi_group.node_count > 1 else None
+
+
+def _all_gather_backward(original: Any, ctx: Any, *grads: torch.Tensor) -> Any:
+    lofi_group = _mirrored(ctx.group)
+    if lofi_group is None:
+        return original(ctx, *grads)
+    local = SimpleNamespace(group=node_group.of(ctx.group))
+    nothing, grad = original(local, *(grads[rank] for rank in job.local_members(lofi_group)))
+    return nothing, grad * lofi_group.node_count
+
+
+def _all_gather_base_backward(original: Any, ctx: Any, grad: torch.Tensor) -> Any:
+    lofi_group = _mirrored(ctx.group)
+    if lofi_group is None:
+        return original(ctx, grad)
+    slots = grad.chunk(dist.get_world_size(ctx.group))
+    local = SimpleNamespace(group=node_group.of(ctx.group))
+    mine = torch.cat([slots[rank] for rank in job.local_members(lofi_group)])
+    nothing, grad, none = original(local, mine)
+    return nothing, grad * lofi_group.node_count, none

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: MIT
+"""Models that are spread over nodes: refused where they are set up.
+
+Nodes that train apart exchange nothing, so each must hold a whole replica. A shard in another node
+would silently come from this node's image: a wrong value, not an error.
+"""
+
+from typing import Any
+
+import torch.distributed as dist
+
+from lofi.hooks.patch import when_imported, wrap
+from lofi.job import job
+
+
+def install() -> None:
+    when_imported(
+        "torch.distributed.optim.zero_redundancy_optimizer",
+        lambda module: wrap(module.ZeroRedundancyOptimizer, "__init__", _zero),
+    )
+    when_imported(
+        "torch.distributed.fsdp.fully_sharded_data_parallel",
+        lambda module: wrap(module, "_init_process_group_state", _fsdp1),
+    )
+    when_imported(
+        "torch.distributed.fsdp._fully_shard._fsdp_common",
+        lambda module: wrap(module.FSDPMeshInfo, "__post_init__", _fsdp2),
+    )
+    when_imported("torch.distributed.tensor.placement_types", _install_dtensor)
+    when_imported(
+        "torch.distributed.pipelining.stage",
+        lambda module: wrap(module._PipelineStageBase, "__init__", _pipeline),
+    )
+
+
+def _install_dtensor(module: Any) -> None:
+    wrap(module.Shard, "_shard_tensor", _shard_tensor)
+
+
+def _refuse(what: str, group: Any) -> None:
+    nodes = job.nodes_spanned(group)
+    if nodes > 1 and job.current().spans_nodes:
+        raise RuntimeError(
+            f"lofi: {what} would spread a model over {nodes} nodes, and nodes train apart: keep "
+            "each replica inside a node (HSDP: a device mesh of (nodes, ranks of a node), sharded "
+            "over its second dimension)"
+        )
+
+
+def _zero(
+    original: Any,
+    self: Any,
+    params: Any,
+    optimizer_class: Any,
+    process_group: Any = None,
+    *args: Any,
+    **kwargs: Any,
+) -> None:
+    if dist.is_initialized():
+        _refuse("ZeroRedundancyOptimizer", process_group)
+    original(self, params, optimizer_class, process_group, *args, **kwargs)
+
+
+def _fsdp1(original: Any, state: Any, *args: Any, **kwargs: Any) -> Any:
+    result = original(state, *args, **kwargs)
+    strategy = getattr(args[1] if len(args) > 1 else kwargs.get("sharding_strategy"), "name", "")
+    if strategy != "NO_SHARD":
+        _refuse("FullyShardedDataParallel", state.process_group)
+    return result
+
+
+def _fsdp2(original: Any, self: Any) -> None:
+    original(self)
+    _refuse("fully_shard", self.shard_process_group)
+
+
+def _shard_tensor(
+    original: Any, self: Any, tensor: Any, mesh: Any, mesh_dim: int, *args: Any, **kwargs: Any
+) -> Any:
+    _refuse("a DTensor sharded over this mesh (tensor parallelism)", mesh.get_group(mesh_dim))
+    return original(self, tensor, mesh, mesh_dim, *args, **kwargs)
+
+
+def _pipeline(original: Any, self: Any, *args: Any, **kwargs: Any) -> None:
+    group = kwargs.get("group") or (args[4] if len(args) > 4 else None)
+    _refuse("a pipeline", group)
+    original(self, *args, **kwargs)

@@ -1,0 +1,18 @@
+# SPDX-License-Identifier: MIT
+"""lofi's log lines: one prefix, one level, from C as from Python."""
+
+import sys
+
+from lofi.job.native import _C
+
+_LEVELS = ("error", "warn", "info", "debug", "trace")
+
+
+def log(level: str, line: str) -> None:
+    """Write one line if LOFI_LOG is at `level` or beyond."""
+    _C.log(_LEVELS.index(level), line)
+
+
+def say(line: str) -> None:
+    """What the user of the launcher asked for and gets: told whatever the level."""
+    print(f"lofi: {line}", file=sys.stderr, flush=True)

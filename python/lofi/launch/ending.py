@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: MIT
+"""The end of a run under the launcher: the average, written into the script's last files; and, if
+nodes are missing, each node's own weights, so that nothing is lost."""
+
+import os
+from contextlib import suppress
+
+import torch
+import torch.distributed as dist
+
+from lofi.average import finalize
+from lofi.job import job
+from lofi.job.log import log, say
+from lofi.job.native import _C
+from lofi.launch import evaluation, saved
+from lofi.launch.saved import State
+from lofi.models import tracked, training
+from lofi.rounds import rounds
+
+
+def finish(fallback: bool = True, told_to_end: bool = False) -> None:
+    """Average the models that trained since the last average, and write the result.
+
+    fallback     if no file holds the last weights, the average is written as one of its own.
+    told_to_end  the script had no time to save: own weights are written first, whatever comes
+                 then, and the average in any case.
+    """
+    here = job.current()
+    if not here.spans_nodes or not dist.is_initialized():
+        return
+    evaluation.end()  # own weights again; an average that was taken of them is kept
+    if _C.phase() != "train":
+        return
+    targets = tracked.targets()
+    models = [target.module() for target in targets if not target.is_copy]
+    copies = [target.module() for target in targets if target.is_copy]
+    modules, tensors = models + copies, [] if models else training.stepped_parameters()
+    if not models and not tensors:
+        log("warn", "nothing that lofi knows of was trained: there is nothing to average")
+        return
+    states = [saved.state_of(module) for module in modules]
+    if tensors:  # without names: they are recognised by their values
+        states = [{f"#{index}": tensor.detach() for index, tensor in enumerate(tensors)}]
+    files = saved.find(states)
+    insurance = _keep_own_weights(here, states, "SIGTERM") if told_to_end else None
+    try:
+        if here.rank % here.topology.node_size == 0:
+            rounds.post(here.store, here.node, "end")
+        averages = [finalize.finalize_average(target) for target in models or [tensors]]
+        averages += [finalize.finalize_average(copy) for copy in _common(copies)]
+    except (RuntimeError, ValueError) as error:  # dist's errors are RuntimeErrors
+        if not insurance:
+            _keep_own_weights(here, states, str(error))
+        raise
+    if modules:
+        states = [saved.state_of(module) for module in modules]
+    written = [file.write(here.settings.save, states) for file in files]
+    if here.rank == 0:
+        say(_told(averages))
+    saved.tell(written)
+    if fallback and not written and modules:
+        _write_alone(here, states, must=told_to_end and here.rank == 0)
+    if insurance:
+        os.unlink(insurance)
+
+
+def _common(copies: list[torch.nn.Module]) -> list[torch.nn.Module]:
+    """The EMA copies that every rank has."""
+    common = tracked.count_everywhere(len(copies), dist.group.WORLD)
+    if common < len(copies):
+        log(
+            "warn",
+            "not every rank holds the copy (EMA) of the model: it is not averaged, and is that of "
+            f"node {job.current().node} alone",
+        )
+    return copies[:common]
+
+
+def _told(averages: list[finalize.Average]) -> str:
+    first = averages[0]
+    left_out = f"; left out: {first.missing}" if first.missing else ""
+    return (
+        f"averaged nodes {first.nodes}: {sum(a.averaged for a in averages)} of "
+        f"{sum(a.tensors for a in averages)} tensors, {sum(a.bytes_sent for a in averages)} bytes "
+        f"sent by this node, {sum(a.seconds for a in averages):.2f} s{left_out}"
+    )
+
+
+def _write_alone(here: job.Job, states: list[State], must: bool) -> None:
+    """No file holds the last weights: the average beside the last file, as state dicts."""
+    last = saved.last()
+    if here.settings.save == "off":
+        return
+    if last is None and not must:
+        if here.rank == 0:
+            say("the script saved no weights (torch.save, safetensors): the average is on no disk")
+        return
+    if last is not None and saved.holds(last, states):
+        say(f"the average is in {last} already: it was saved at an evaluation of it")
+        return
+    stem = os.path.splitext(last or "average")[0]
+    if not os.path.isdir(os.path.dirname(os.path.abspath(stem))):  # a temporary one that is gone
+        stem = os.path.basename(stem)
+    path = saved.beside(os.path.abspath(stem) + ".pth")
+    named = _named(states)
+    saved.save(named["model"] if len(named) == 1 else named, path)
+    what = "a state dict" if len(named) == 1 else f"the state dicts {', '.join(named)}"
+    why = saved.why_not(last) if last else "nothing was saved"
+    say(f"the average is in {path} ({what}: {why})")
+
+
+def _named(states: list[State]) -> dict[str, State]:
+    """Models first, then EMA copies: "model", "model_1" ..."""
+    return {
+        f"model_{index}" if index else "model": {name: t.cpu() for name, t in state.items()}
+        for index, state in enumerate(states)
+    }
+
+
+def _keep_own_weights(here: job.Job, states: list[State], why: str) -> str | None:
+    """There is no average, or none yet: each node's first rank writes what the node has. Where."""
+    if here.rank % here.topology.node_size or not states:
+        return None
+    last = saved.last()
+    folder = os.path.dirname(last) if last else os.getcwd()
+    if not os.path.isdir(folder):  # a temporary one that is gone
+        folder = os.getcwd()
+    path = os.path.join(folder, f"lofi-node{here.node}.pth")
+    marks = {"average": False, "node": here.node, "nodes": here.topology.node_count}
+    try:
+        saved.save({**_named(states), "lofi": marks}, path)
+    except OSError as error:
+        log("error", f"node {here.node}'s own weights could not be written to {path}: {error}")
+        return None
+    say(f"no average yet ({why}): node {here.node}'s own weights are in {path}")
+    return path
+
+
+def failed() -> None:
+    """This process ends badly: say what is on disk, and let the other nodes know."""
+    here = job.current()
+    if not here.spans_nodes:
+        return
+    if dist.is_initialized():
+        with suppress(dist.DistNetworkError, dist.DistStoreError):
+            rounds.post_failure(here.store, here.node)
+    last = saved.last()
+    if last and _C.phase() in ("train", "evaluate"):
+        say(f"nothing was averaged: {last} holds the weights of node {here.node} alone")

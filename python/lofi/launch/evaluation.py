@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: MIT
+"""An unmodified script evaluates: the average is put in for it, if all ranks of all nodes are here.
+
+eval() says little: scripts fine-tune in eval mode, craft adversarial examples in it, evaluate on
+rank 0 alone. So it only arms a model; its next forward decides. With gradients, it was training.
+Without, the ranks of the node and then the nodes agree through the store, before any collective,
+whether everyone is here for this model at this step; if not, the node's own weights are evaluated.
+
+Own weights come back before training goes on: at train(), at the next forward with gradients of a
+wrapped model, at an optimizer's step. Collectives are real until one of the last two: ranks come to
+train() at different times, and metrics may be reduced after it.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from lofi.average import finalize, swaps
+from lofi.hooks.patch import not_compiled, wrap
+from lofi.job import job
+from lofi.job.log import log
+from lofi.job.native import _C
+from lofi.models import tracked
+from lofi.models.tracked import Target
+from lofi.rounds import rounds
+
+# Ranks of a node come to an evaluation together, up to a data loader's start. A rank that comes
+# alone (`if rank == 0: evaluate(model)`) waits this long once, and then for a moment only.
+GRACE_SECONDS = 30.0
+_GRACE_OF_A_LONER = 2.0
+# An evaluation every few steps, many times over, is hardly one.
+_STEPS_BETWEEN = 5
+_TIMES = 5
+
+
+@dataclass
+class Evaluation:
+    """What one process group's evaluations have come to."""
+
+    armed: dict[str, Target] = field(default_factory=dict)  # by name
+    hook: Any = None  # on every module's forward, while something is armed
+    put_in: list[swaps.Swap] = field(default_factory=list)  # that are in of lofi's own accord
+    attempts: Counter[str] = field(default_factory=Counter)  # by model and step
+    warned: set[str] = field(default_factory=set)
+    taken_care_of: set[str] = field(default_factory=set)  # models in a block of `of`
+    is_on: bool = False  # collectives are real, since an average was put in
+    came_alone: bool = False
+    is_broken: bool = False  # an exchange failed: no other is tried
+    last_step: int = 0
+    frequent: int = 0
+
+
+_watching = False
+
+
+def watch() -> None:
+    """Under the launcher: look at train() and eval() of every module."""
+    global _watching
+    _watching = True
+    wrap(torch.nn.Module, "train", _train)
+
+
+def is_watching() -> bool:
+    return _watching
+
+
+def _state() -> Evaluation:
+    here = job.current()
+    if here.evaluation is None:
+        here.evaluation = Evaluation()
+    return here.evaluation
+
+
+def _train(original: Any, self: Any, mode: bool = True) -> Any:
+    result = original(self, mode)
+    if not torch.compiler.is_compiling():
+        _mode_set(self, mode)
+    return result
+
+
+@not_compiled
+def _mode_set(module: torch.nn.Module, mode: bool) -> None:
+    target = tracked.is_tracked(module)
+    if target is None:
+        return
+    if mode:
+        _disarm(target)
+        _weights_back()  # collectives stay real: other ranks may not be here yet
+    elif _may_be_due(target):
+        _arm(target)
+
+
+def _may_be_due(target: Target) -> bool:
+    here = job.current()
+    state = _state()
+    if here.settings.eval != "averaged" or not here.spans_nodes or state.is_broken:
+        return False
+    if target.name in state.taken_care_of:
+        return False
+    return _C.phase() in ("train", "evaluate") and swaps.find_in(target.module()) is None
+
+
+def _arm(target: Target) -> None:
+    state = _state()
+    state.armed[target.name] = target
+    if state.hook is None:
+        state.hook = register_module_forward_pre_hook(_before_forward)
+
+
+def _disarm(target: Target) -> None:
+    state = _state()
+    state.armed.pop(target.name, None)
+    if not state.armed and state.hook is not None:
+        state.hook.remove()
+        state.hook = None
+
+
+@not_compiled
+def _before_forward(module: torch.nn.Module, _: Any) -> None:
+    target = tracked.is_tracked(module)
+    if target is None or target.name not in _state().armed:
+        return
+    _disarm(target)
+    if not torch.is_grad_enabled():
+        come_together(target)
+
+
+@contextmanager
+def of(model: torch.nn.Module) -> Iterator[None]:
+    """A block that evaluates the model for sure (a library's evaluation loop)."""
+    target = tracked.find(model)
+    if target is None or not _may_be_due(target):
+        yield
+        return
+    state = _state()
+    _disarm(target)
+    came = come_together(target)
+    state.taken_care_of.add(target.name)
+    try:
+        yield
+    finally:
+        state.taken_care_of.discard(target.name)
+        if came:
+            own_weights_back()
+
+
+def come_together(target: Target) -> bool:
+    """Put the average in, if everyone is here. False: this node's own weights stay."""
+    here, state = job.current(), _state()
+    try:
+        missing = _missing(here, state, target)
+    except (dist.DistNetworkError, dist.DistStoreError) as error:
+        missing = f"the store can't be reached ({error})"
+    if missing:
+        _own_weights(state, missing)
+        return False
+    try:
+        state.put_in.append(finalize.put_in(target.module()))
+        state.is_on = True
+    except (RuntimeError, ValueError) as error:  # dist's errors are RuntimeErrors
+        state.is_broken = True
+        _own_weights(state, f"an average failed ({error})")
+        return False
+    log("info", f"evaluation of the nodes' average of {target.name} at step {here.steps}")
+    _warn_if_frequent(here, state)
+    return True
+
+
+def _own_weights(state: Evaluation, why: str) -> None:
+    kind = why.split(" (")[0]
+    if kind not in state.warned:
+        state.warned.add(kind)
+        log("warn", f"{why}: this evaluation is of node {job.current().node}'s own weights")
+
+
+def _missing(here: job.Job, state: Evaluation, target: Target) -> str:
+    """Who does not come to this evaluation, in words; "" if all are here."""
+    at = f"{target.name}/{here.steps}"
+    state.attempts[at] += 1
+    store = dist.PrefixStore(f"lofi/evaluation/{at}/{state.attempts[at]}", here.store)
+    size, node = here.topology.node_size, here.node
+
+    here = dist.PrefixStore(f"node {node}", store)
+    places = [str(place) for place in range(size)]
+    grace = min(_GRACE_OF_A_LONER if state.came_alone else GRACE_SECONDS, here.settings.timeout)
+    what = f"rank {here.rank} waits at an evaluation for the ranks of its node"
+    missing = rounds.meet(here, str(here.rank % size), places, grace, what)
+    if missing:
+        state.came_alone = True
+        ranks = [node * size + int(place) for place in missing]
+        return (
+            f"ranks {ranks} of node {node} do not come to the evaluation that others of the node "
+            "have begun (evaluate on all ranks to see the accuracy of the average)"
+        )
+
+    rounds.post(here.store, node, f"{here.steps}")
+    nodes = [str(k) for k in range(here.topology.node_count)]
+    what = f"node {node} waits at an evaluation for the other nodes"
+    missing = rounds.meet(
+        store, str(node), nodes, here.settings.timeout, what, lambda: _is_past(here), poll=1.0
+    )
+    return f"node(s) {', '.join(missing)} do not come to this evaluation" if missing else ""
+
+
+def _is_past(here: job.Job) -> bool:
+    """A node is past the evaluation at which this one waits, and will not come."""
+    for node in range(here.topology.node_count):
+        place = rounds.place_of(here.store, node)
+        is_past = place and (not place.isdigit() or int(place) > here.steps)
+        if node != here.node and is_past:
+            return True
+    return False
+
+
+def _warn_if_frequent(here: job.Job, state: Evaluation) -> None:
+    is_close = here.steps - state.last_step < _STEPS_BETWEEN
+    state.frequent = state.frequent + 1 if is_close else 0
+    state.last_step = here.steps
+    if state.frequent == _TIMES:
+        log(
+            "warn",
+            f"the script evaluates every few steps, and each time the nodes exchange their weights "
+            f"({_TIMES} times in a row within {_STEPS_BETWEEN} steps): LOFI_EVAL=node evaluates "
+            "each node's own weights instead",
+        )
+
+
+def _weights_back() -> None:
+    state = _state()
+    while state.put_in:
+        state.put_in.pop().put_back()
+
+
+def own_weights_back() -> None:
+    """Training goes on, or ends: whatever lofi put in by itself comes out, and nodes are apart
+    again. Called where all ranks of a node come together: not at train() alone."""
+    _weights_back()
+    state = _state()
+    if state.is_on and not swaps.any_in():
+        _C.event(_C.EVENT_AVERAGE_BACK)
+        state.is_on = False
+
+
+def end() -> None:
+    """Nothing is evaluated by itself any more."""
+    own_weights_back()
+    for target in list(_state().armed.values()):
+        _disarm(target)

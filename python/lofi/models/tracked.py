@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: MIT
+"""The models that lofi averages of its own accord: those in a wrapper, and their EMA copies.
+
+Tables by identity, never attributes: a deep copy or a pickle of a model must not carry them along.
+"""
+
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from lofi.job import job
+from lofi.models.items import unwrap
+
+
+@dataclass(eq=False)
+class Target:
+    """One model, wrapped or bare, or one copy of it."""
+
+    name: str  # the same on every rank: "model 0", "copy 0"
+    module: Any  # weak reference to what is averaged: the outermost wrapper
+
+    @property
+    def is_copy(self) -> bool:
+        return self.name.startswith("copy")
+
+
+# Copies that follow a model (EMA), and weakly the model that they follow, as they were made: that
+# is before the process group knows of the model, often before it is wrapped.
+_copies: "weakref.WeakKeyDictionary[torch.nn.Module, Any]" = weakref.WeakKeyDictionary()
+
+
+# Under the launcher, models and copies must live until the average at the end, also when the
+# function that made them has returned.
+_kept: list[torch.nn.Module] | None = None
+
+
+def keep_alive() -> None:
+    global _kept
+    _kept = []
+
+
+def _keep(module: torch.nn.Module) -> None:
+    if _kept is not None:
+        # A model that is wrapped again replaces its former wrapper.
+        _kept[:] = [other for other in _kept if inner(other) is not inner(module)]
+        _kept.append(module)
+
+
+def add_copy(copy: torch.nn.Module, source: torch.nn.Module) -> None:
+    """`copy` follows `source`, which may be wrapped."""
+    _copies[copy] = weakref.ref(inner(source))
+    _keep(copy)
+    if find(source) is not None:
+        _add(copy, "copy")
+
+
+def copies_of(model: torch.nn.Module) -> list[torch.nn.Module]:
+    return [copy for copy, source in _copies.items() if source() is inner(model)]
+
+
+def add(model: torch.nn.Module) -> None:
+    """A wrapped model trains."""
+    _add(model, "model")
+    _keep(model)
+    for copy in copies_of(model):
+        _add(copy, "copy")
+
+
+def find(module: torch.nn.Module) -> Target | None:
+    """The target that this module is, or is the wrapper of, or is wrapped in."""
+    known = job.current().tracked.get(id(inner(module)))
+    return known[1] if known is not None and known[0]() is inner(module) else None
+
+
+def is_tracked(module: torch.nn.Module) -> Target | None:
+    """The same for a module that is one of the two itself: no unwrapping, for hooks."""
+    known = job.current().tracked.get(id(module))
+    return known[1] if known is not None and known[0]() is module else None
+
+
+def targets() -> list[Target]:
+    """All of them that still live, models first."""
+    seen = {target.name: target for _, target in job.current().tracked.values()}
+    alive = [target for target in seen.values() if target.module() is not None]
+    return sorted(alive, key=lambda target: (target.is_copy, int(target.name.split()[1])))
+
+
+def count_everywhere(count: int, group: Any) -> int:
+    """How many copies every rank of the group has: some scripts make one on rank 0 alone."""
+    least = torch.tensor([count])
+    backend = job.backend_of(group)
+    if backend is None:
+        return 0
+    dist.all_reduce(least, dist.ReduceOp.MIN, group)
+    return int(least)
+
+
+def inner(module: torch.nn.Module) -> torch.nn.Module:
+    """Without DDP, and without torch.compile."""
+    while True:
+        bare = getattr(unwrap(module), "_orig_mod", unwrap(module))
+        if bare is module:
+            return bare
+        module = bare
+
+
+def _add(module: torch.nn.Module, kind: str) -> None:
+    table = job.current().tracked
+    target = find(module)
+    if target is None:
+        count = sum(1 for other in targets() if other.name.startswith(kind))
+        target = Target(f"{kind} {count}", None)
+    target.module = weakref.ref(module)  # wrapped again, it is the same model
+    for part in {id(part): part for part in (module, unwrap(module), inner(module))}.values():
+        key = id(part)
+        reference = weakref.ref(part, lambda _, key=key: table.pop(key, None))
+        table[key] = (reference, target)
