@@ -12,12 +12,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from lofi._version import VERSION as __version__
+from lofi.features import FEATURES
 
 # Public name -> the module that has it, imported at first use.
 _PUBLIC = {
     "Average": "average.finalize",
     "averaged": "average.finalize",
-    "average_checkpoints": "files.checkpoints",
     "Communicator": "groups.communicators",
     "communicators": "groups.communicators",
     "release_communicators": "groups.communicators",
@@ -27,6 +27,7 @@ _PUBLIC = {
     "start": "job.phases",
     "stats": "job.phases",
     "phase": "job.phases",
+    **{name: feature.module for feature in FEATURES for name in feature.names},
 }
 __all__ = [*_PUBLIC, "__version__"]
 

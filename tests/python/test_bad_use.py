@@ -319,7 +319,13 @@ LOOK = """
 def test_import_torch_makes_the_name_known_and_nothing_else():
     seen = python(LOOK)
     assert seen["known"] and seen["named"] == "lofi"
-    assert set(seen["modules"]) <= {"lofi", "lofi.groups.register", "lofi._version"}
+    assert set(seen["modules"]) <= {
+        "lofi",
+        "lofi.features",
+        "lofi.groups",
+        "lofi.groups.register",
+        "lofi._version",
+    }
     assert seen["python_threads"] == 1
     without = python(LOOK, TORCH_DEVICE_BACKEND_AUTOLOAD="0")
     assert not without["known"] and without["modules"] == []
@@ -388,10 +394,10 @@ def test_a_broken_lofi_does_not_break_torch(tmp_path):
     source = Path(__import__("lofi").__file__).parent
     package = tmp_path / "lofi"
     shutil.copytree(source, package, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-    text = (package / "_register.py").read_text()
+    text = (package / "groups/register.py").read_text()
     begin, end = text.index("    import torch.distributed as dist"), text.index("def autoload")
     broken = '    raise LookupError("torch has changed")\n\n\n'
-    (package / "_register.py").write_text(text[:begin] + broken + text[end:])
+    (package / "groups/register.py").write_text(text[:begin] + broken + text[end:])
     seen = python("import torch\nresult = dict(one=float(torch.ones(1)))", PYTHONPATH=str(tmp_path))
     assert seen["one"] == 1.0
     assert "lofi: could not register with torch" in seen["stderr"]
@@ -399,7 +405,7 @@ def test_a_broken_lofi_does_not_break_torch(tmp_path):
 
 
 def _another_torch() -> Any:
-    for name in [name for name in sys.modules if name.startswith("lofi._") and name != "lofi._C"]:
+    for name in [name for name in sys.modules if name.startswith("lofi.") and name != "lofi._C"]:
         del sys.modules[name]  # another test may have needed it
     torch.__version__ = "2.3.1"
     other = raised(dist.init_process_group, "lofi", world_size=1, rank=0, store=dist.HashStore())

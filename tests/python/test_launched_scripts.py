@@ -296,14 +296,14 @@ def _backends(asked: list[str | None]) -> list[Any]:
 
 
 def _launched_backends(asked: list[str | None]) -> Any:
-    from lofi.job import job
+    from lofi.groups import lookup
     from lofi.launch import main
 
     main.take_over()
     answers = _backends(asked)
     dist.init_process_group(store=dist.HashStore(), rank=0, world_size=1)
     group = dist.new_group(backend="gloo")
-    ours = [job.backend_of(None) is not None, job.backend_of(group) is not None]
+    ours = [lookup.backend_of(None) is not None, lookup.backend_of(group) is not None]
     dist.destroy_process_group()
     unknown = raised(dist.init_process_group, "mpi", store=dist.HashStore(), rank=0, world_size=1)
     return answers, ours, unknown

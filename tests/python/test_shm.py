@@ -27,9 +27,9 @@ def _join() -> None:
 
 
 def _inner(group: Any = None, span: str = "node") -> Any:
-    from lofi.job import job
+    from lofi.groups import lookup
 
-    return job.backend_of(group).inner("cpu", span)
+    return lookup.backend_of(group).inner("cpu", span)
 
 
 def _transport(group: Any = None, span: str = "node") -> str:

@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 
 from lofi.average.exchange import Part, Transfer, as_bytes, flat, is_on_gpu, row_dtype
+from lofi.groups import lookup
 from lofi.job import job
 from lofi.job.log import log
 from lofi.job.native import _C
@@ -60,6 +61,7 @@ class Run:
     def __init__(
         self,
         here: job.Job,
+        number: int,
         items: list[Item],
         weight: float,
         first: dict[str, bytes],
@@ -74,7 +76,7 @@ class Run:
         self.world_inner = self.inner("cpu", "world")
         self.node_inner = self.inner("cpu", "node")
         self.store = here.store
-        self.number = here.averages
+        self.number = number
         self.bytes_sent = 0
 
     def all_say(self, word: bool) -> bool:
@@ -304,7 +306,7 @@ class Run:
 
 def _average_backend(here: job.Job) -> Any:
     """The lofi backend of the whole world."""
-    backend = job.backend_of(None)
+    backend = lookup.backend_of(None)
     if backend is None:
         raise RuntimeError(
             "lofi.finalize_average needs the default process group to be lofi's: "

@@ -14,9 +14,12 @@ import torch.distributed as dist
 from lofi.average import agree, exchange, swaps
 from lofi.average.agree import Result
 from lofi.average.swaps import Swap
-from lofi.job import job
+from lofi.groups import lookup
+from lofi.job import events, job
+from lofi.job.job import PerJob
 from lofi.job.log import log
 from lofi.job.native import _C
+from lofi.models import training
 from lofi.models.items import Item, collect, unwrap
 from lofi.rounds import rounds
 
@@ -138,6 +141,7 @@ def put_in(
             swaps.remember(swap)
         swap.put_in()
         _C.event(_C.EVENT_EVALUATE)
+    events.evaluation(target)
     return swap
 
 
@@ -175,7 +179,8 @@ def _taken(
                 yield Result([0], [float(weight)], 0, 0, []), None, items
                 return
             first = _first_digests(here, target)
-            run = agree.Run(here, items, float(weight), first, scratch_bytes)
+            number = _count().taken
+            run = agree.Run(here, number, items, float(weight), first, scratch_bytes)
             swap = swaps.find_ready(target)
             if run.all_say(swap is not None and swap.weight == weight):
                 swap.result = replace(swap.result, bytes_sent=run.sent(), changes=[])
@@ -186,6 +191,14 @@ def _taken(
         except BaseException:
             _C.event(_C.EVENT_EVALUATE if is_within else _C.EVENT_AVERAGE_BACK)
             raise
+
+
+@dataclass
+class _Count:
+    taken: int = 0  # averages that have been asked for: it numbers their keys in the store
+
+
+_count = PerJob(_Count)
 
 
 def _told(begun: float, items: list[Item], result: Result) -> Average:
@@ -206,7 +219,7 @@ def _told(begun: float, items: list[Item], result: Result) -> Average:
 def _first_digests(here: job.Job, target: Any) -> dict[str, bytes]:
     """The fingerprints of the weights that training began with, where lofi saw it begin."""
     if isinstance(target, torch.nn.Module):
-        for model, digests in here.trained_models.items():
+        for model, digests in training.state().models.items():
             if target is model or target is unwrap(model):
                 return digests
     return {}
@@ -219,7 +232,7 @@ def meet(here: job.Job, what: str, limit: float) -> None:
     call again.
     """
     # A node that waits at a broadcast of its own shall learn at once that this one is past it.
-    default = job.backend_of(None)
+    default = lookup.backend_of(None)
     if default is not None:
         default.source.checker.announce(what)
     ranks = [str(rank) for rank in range(here.topology.world_size)]
@@ -227,8 +240,8 @@ def meet(here: job.Job, what: str, limit: float) -> None:
     stop = functools.partial(rounds.any_failed, here.store, nodes)
     waits = f"node {here.node} waits at {what} for the other nodes"
     while True:
-        here.averages += 1
-        store = dist.PrefixStore(f"lofi/average/{here.averages}", here.store)
+        _count().taken += 1
+        store = dist.PrefixStore(f"lofi/average/{_count().taken}", here.store)
         try:
             is_over = store.check(["verdict"])
             missing = rounds.meet(store, str(here.rank), ranks, limit, waits, stop)

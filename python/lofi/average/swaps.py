@@ -16,7 +16,8 @@ import torch
 
 from lofi.average.agree import Change, Result, write
 from lofi.average.exchange import flat
-from lofi.job import job
+from lofi.job import events
+from lofi.job.job import PerJob
 from lofi.models import shards
 from lofi.models.items import Item, collect, digest, on_host, unwrap
 
@@ -127,8 +128,7 @@ def _key(target: Any) -> Any:
     return id(unwrap(target)) if isinstance(target, torch.nn.Module) else id(target)
 
 
-def _swaps() -> dict[Any, Swap]:
-    return job.current().swaps
+_swaps: PerJob[dict[Any, Swap]] = PerJob(dict)  # by target
 
 
 def remember(swap: Swap) -> None:
@@ -159,8 +159,11 @@ def _forget(swap: Swap) -> None:
     _swaps().pop(swap.key, None)
 
 
-def training_goes_on() -> None:
+def _training_goes_on() -> None:
     """Averages of the weights as they were are of no use any more: free their memory."""
     swaps = _swaps()
     for key in [key for key, swap in swaps.items() if not swap.is_in]:
         del swaps[key]
+
+
+events.training_goes_on.subscribe(_training_goes_on)

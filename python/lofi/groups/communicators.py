@@ -7,6 +7,7 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed import distributed_c10d as c10d
 
+from lofi.groups import lookup
 from lofi.groups.create import unwrapped
 from lofi.job import job
 
@@ -65,5 +66,5 @@ def release_communicators() -> None:
 def _backends() -> list[Any]:
     """Of all groups, each once."""
     groups = [group for group in c10d._world.pg_map if isinstance(group, dist.ProcessGroup)]
-    backends = [job.backend_of(group) for group in groups]
+    backends = [lookup.backend_of(group) for group in groups]
     return [backend for backend in backends if backend is not None]

@@ -11,12 +11,13 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed import distributed_c10d as c10d
 
-from lofi import hooks
-from lofi.groups import crossing, node_group
-from lofi.hooks.patch import not_compiled
+from lofi import features
+from lofi.groups import crossing, lookup, node_group
+from lofi.groups.debug import wrap_for_debug
 from lofi.job import config, job
 from lofi.job.log import log
 from lofi.job.native import _C
+from lofi.job.patch import not_compiled
 
 
 def create(options: Any, backend_options: Any = None) -> Any:
@@ -28,7 +29,7 @@ def create(options: Any, backend_options: Any = None) -> Any:
         _begin_world(options.store, options.group_rank, options.group_size, options.timeout)
     elif job.current().topology is None:
         _begin_from_group(options, ranks)
-    hooks.install()
+    features.install(is_launched=False)
     name, parent = str(options.group_id), _split_parent(options)
     return make(options.store, ranks, options.timeout, name, backend_options, parent)
 
@@ -46,7 +47,7 @@ def _split_parent(options: Any) -> Any:
     if device is None or device.type == "cpu":
         return None
     # Before torch 2.14 a plug-in was not told.
-    whole = getattr(options, "split_from", job.backend_of(None))
+    whole = getattr(options, "split_from", lookup.backend_of(None))
     return whole.inner(device.type, "node") if isinstance(whole, _C.BackendLofi) else None
 
 
@@ -81,7 +82,7 @@ def _cuda_backend_possible() -> bool:
 
 
 def _begin_world(store: Any, rank: int, size: int, timeout: timedelta) -> None:
-    job.next_world()
+    job.next_job()
     store = job.own_store(store)
     problem = ""
     settings = config.Settings()
@@ -149,7 +150,7 @@ class Source:
         group = self.group
         node, place = group.node_of(group.rank), group.place(group.rank)
         if span == "node":
-            return job.local_members(group), f"node{node}"
+            return lookup.local_members(group), f"node{node}"
         if span == "column":
             return [group.member(i, place) for i in range(group.node_count)], f"column{place}"
         return list(range(group.size)), "world"
@@ -176,8 +177,8 @@ class Source:
             raise RuntimeError(f"lofi: no backend for tensors on {device!r}: use cpu or cuda")
         if dist.get_debug_level() == dist.DebugLevel.DETAIL:
             # torch wraps a group as a whole, and its checks would cross nodes at every call;
-            # the inner backends are wrapped instead (see _hooks/c10d.py).
-            inner = hooks.c10d.wrap_for_debug(inner, name, store, rank, len(ranks), self.timeout)
+            # the inner backends are wrapped instead (see hooks/c10d.py).
+            inner = wrap_for_debug(inner, name, store, rank, len(ranks), self.timeout)
         return inner
 
     def _gloo(self, store: Any, rank: int, ranks: list[int], name: str) -> Any:

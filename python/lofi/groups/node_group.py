@@ -7,7 +7,7 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed import distributed_c10d as c10d
 
-from lofi.job import job
+from lofi.groups import lookup
 
 MARK = ":lofi_node"  # in the names of these groups
 _made: "weakref.WeakKeyDictionary[Any, Any]" = weakref.WeakKeyDictionary()
@@ -23,9 +23,9 @@ def of(group: Any) -> Any:
     known = _made.get(group)
     if known is not None:
         return known
-    lofi_group = job.backend_of(group).source.group
+    lofi_group = lookup.backend_of(group).source.group
     node = lofi_group.node_of(lofi_group.rank)
-    members = job.local_members(lofi_group)
+    members = lookup.local_members(lofi_group)
     ranks = [lofi_group.global_rank(member) for member in members]
     backend, _ = c10d._world.pg_map[group]
     made, _ = c10d._new_process_group_helper(

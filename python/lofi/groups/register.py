@@ -29,7 +29,7 @@ def autoload() -> None:
     try:
         register()
         if os.environ.get(LAUNCHED):
-            from lofi.launch.main import take_over
+            from lofi.features import take_over
 
             take_over()
     except Exception as error:

@@ -7,12 +7,11 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed import distributed_c10d as c10d
 
-from lofi.hooks.patch import wrap
-from lofi.job import job
+from lofi.groups import lookup
 from lofi.job.log import log
 from lofi.job.native import _C
+from lofi.job.patch import wrap
 
-_debug_wrapper = c10d._create_process_group_wrapper
 _hook_ids = itertools.count(7_001)
 
 
@@ -21,11 +20,6 @@ def install() -> None:
     getattr(c10d, "_FR_SELF_RECORDING_BACKENDS", set()).add("lofi")
     wrap(c10d, "_create_process_group_wrapper", _wrap_unless_lofi)
     wrap(c10d, "_new_process_group_helper", _watch_bypass)
-
-
-def wrap_for_debug(inner: Any, name: str, store: Any, rank: int, size: int, timeout: Any) -> Any:
-    """TORCH_DISTRIBUTED_DEBUG=DETAIL for an inner backend."""
-    return _debug_wrapper(inner, name, store, rank, size, timeout)
 
 
 def _wrap_unless_lofi(original: Any, wrapped_pg: Any, *args: Any, **kwargs: Any) -> Any:
@@ -41,8 +35,8 @@ def _watch_bypass(
 ) -> Any:
     result = original(size, rank, global_ranks, *args, **kwargs)
     group = result[0]
-    nodes = job.nodes_of(global_ranks)  # of a default group the list is empty
-    if isinstance(group, dist.ProcessGroup) and nodes > 1 and job.backend_of(group) is None:
+    nodes = lookup.nodes_of(global_ranks)  # of a default group the list is empty
+    if isinstance(group, dist.ProcessGroup) and nodes > 1 and lookup.backend_of(group) is None:
         _count_bypass(group, nodes)
     return result
 

@@ -12,11 +12,10 @@ from typing import Any
 
 import torch.distributed as dist
 
-from lofi.groups import node_group
-from lofi.hooks.patch import when_imported, wrap
-from lofi.job import job
+from lofi.groups import lookup, node_group
 from lofi.job.log import log
 from lofi.job.native import _C
+from lofi.job.patch import when_imported, wrap
 
 _told: set[str] = set()
 
@@ -36,7 +35,7 @@ def _mirrored_group(arguments: dict[str, Any]) -> Any:
     """The lofi group that a save or load would use, if nodes train apart and it spans them."""
     if arguments.get("no_dist") or not dist.is_initialized() or _C.scope() != _C.SCOPE_NODE:
         return None
-    backend = job.backend_of(arguments.get("process_group"))
+    backend = lookup.backend_of(arguments.get("process_group"))
     if backend is None or backend.source.group.node_count == 1:
         return None
     return backend.source.group

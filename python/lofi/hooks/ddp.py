@@ -7,18 +7,17 @@ apart each node does them for itself, from the root's image. To the backend they
 script's broadcast of a batch; only the functions below tell them apart.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import distributed as torch_ddp
 
-from lofi.hooks.patch import not_compiled, when_imported, wrap
-from lofi.job import job
+from lofi.groups import lookup
+from lofi.job import events
 from lofi.job.native import _C
-from lofi.job.phases import scope
+from lofi.job.patch import not_compiled, when_imported, wrap
+from lofi.job.phases import by_wrapper, scope
 from lofi.models import training
 
 _BROADCAST_BUCKET_BYTES = 250 * 1024 * 1024  # as DDP's constructor
@@ -36,18 +35,6 @@ def install() -> None:
         "torch._dynamo.eval_frame",
         lambda module: wrap(module.OptimizedModule, "__call__", _compiled_call),
     )
-
-
-@contextmanager
-def by_wrapper() -> Iterator[None]:
-    # In an evaluation of the average, too, DDP's broadcasts are the node's own business.
-    within = scope("node") if _C.phase() == "evaluate" else nullcontext()
-    former = _C.set_issuer(_C.BY_WRAPPER)
-    try:
-        with within:
-            yield
-    finally:
-        _C.set_issuer(former)
 
 
 def _own_broadcasts(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -76,7 +63,7 @@ def _compiled_call(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
 
 @not_compiled
 def _begins(model: Any) -> None:
-    if torch.is_grad_enabled() and job.backend_of(model.process_group) is not None:
+    if torch.is_grad_enabled() and lookup.backend_of(model.process_group) is not None:
         training.begins(model, model.require_backward_grad_sync)
 
 
@@ -96,25 +83,25 @@ def _group_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def _init(original: Any, self: Any, module: Any, *args: Any, **kwargs: Any) -> None:
-    here = job.current()
+    trains = training.state()
     group = _group_of(args, kwargs)
-    here.wrapped += 1
-    if _C.phase() != "train" or job.backend_of(group) is None:
+    trains.wrapped += 1
+    if _C.phase() != "train" or lookup.backend_of(group) is None:
         original(self, module, *args, **kwargs)
-        training.equalize_copies(self)
+        events.wrapped(self)
         return
     tensors = [*module.parameters(), *module.buffers()]
-    trained = [tensor for tensor in tensors if here.was_trained(tensor)]
+    trained = [tensor for tensor in tensors if trains.has(tensor)]
     if not trained:
         # A new model: all nodes start it from the same weights, as at setup.
         training.meet_for_new_tensors(group)
         with scope("world"):
             original(self, module, *args, **kwargs)
-            training.equalize_copies(self)
+            events.wrapped(self)
         return
     # A trained model, wrapped again: a broadcast over nodes would put the first node's training in
     # place of the others'. Tensors that came new with it still start equal everywhere.
-    new = [tensor.detach() for tensor in tensors if not here.was_trained(tensor)]
+    new = [tensor.detach() for tensor in tensors if not trains.has(tensor)]
     if new:
         training.meet_for_new_tensors(group)
         with scope("world"), torch.no_grad():

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from lofi.hooks.patch import not_compiled, when_imported, wrap
 from lofi.job import job
+from lofi.job.patch import not_compiled, when_imported, wrap
 from lofi.models import training
 
 

@@ -12,10 +12,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from lofi.groups import node_group
-from lofi.hooks.patch import when_imported, wrap
-from lofi.job import job
+from lofi.groups import lookup, node_group
 from lofi.job.native import _C
+from lofi.job.patch import when_imported, wrap
 
 
 def install() -> None:
@@ -29,7 +28,7 @@ def _install(module: Any) -> None:
 
 def _mirrored(group: Any) -> Any:
     """The lofi group behind a process group, if its collectives are mirrored now."""
-    backend = job.backend_of(group)
+    backend = lookup.backend_of(group)
     if backend is None or _C.scope() != _C.SCOPE_NODE:
         return None
     lofi_group = backend.source.group
@@ -41,7 +40,7 @@ def _all_gather_backward(original: Any, ctx: Any, *grads: torch.Tensor) -> Any:
     if lofi_group is None:
         return original(ctx, *grads)
     local = SimpleNamespace(group=node_group.of(ctx.group))
-    nothing, grad = original(local, *(grads[rank] for rank in job.local_members(lofi_group)))
+    nothing, grad = original(local, *(grads[rank] for rank in lookup.local_members(lofi_group)))
     return nothing, grad * lofi_group.node_count
 
 
@@ -51,6 +50,6 @@ def _all_gather_base_backward(original: Any, ctx: Any, grad: torch.Tensor) -> An
         return original(ctx, grad)
     slots = grad.chunk(dist.get_world_size(ctx.group))
     local = SimpleNamespace(group=node_group.of(ctx.group))
-    mine = torch.cat([slots[rank] for rank in job.local_members(lofi_group)])
+    mine = torch.cat([slots[rank] for rank in lookup.local_members(lofi_group)])
     nothing, grad, none = original(local, mine)
     return nothing, grad * lofi_group.node_count, none

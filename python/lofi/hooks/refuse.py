@@ -9,8 +9,9 @@ from typing import Any
 
 import torch.distributed as dist
 
-from lofi.hooks.patch import when_imported, wrap
+from lofi.groups import lookup
 from lofi.job import job
+from lofi.job.patch import when_imported, wrap
 
 
 def install() -> None:
@@ -38,7 +39,7 @@ def _install_dtensor(module: Any) -> None:
 
 
 def _refuse(what: str, group: Any) -> None:
-    nodes = job.nodes_spanned(group)
+    nodes = lookup.nodes_spanned(group)
     if nodes > 1 and job.current().spans_nodes:
         raise RuntimeError(
             f"lofi: {what} would spread a model over {nodes} nodes, and nodes train apart: keep "

@@ -3,7 +3,9 @@
 
 import difflib
 import os
-from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+from lofi.features import FEATURES, Setting
 
 PREFIX = "LOFI_"
 # Not settings of a run: where statistics go, what the launcher tells its children, the tests' own.
@@ -17,31 +19,44 @@ PLANNED = {
 }
 
 
-_SHARED = ("strict", "shm", "save", "eval", "on_sigterm")  # must be the same on every rank
+# Those of every job; features bring their own (see lofi.features).
+_OF_JOBS = (
+    Setting("node_size", 0, "count"),  # ranks in a node; 0: as the launcher or the hosts say
+    Setting("strict", False, "flag", is_shared=True),  # refuse what would cross nodes unasked
+    # Inside a machine, tensors on the CPU go through shared memory, not gloo.
+    Setting("shm", True, "flag", is_shared=True),
+    Setting("timeout", 1800.0, "seconds"),  # that nodes wait for each other
+    Setting("log", "warn", ("error", "warn", "info", "debug", "trace")),
+)
+SETTINGS = {
+    setting.name: setting
+    for setting in (*_OF_JOBS, *(s for feature in FEATURES for s in feature.settings))
+}
 
 
-@dataclass(frozen=True)
 class Settings:
-    """One value for each variable LOFI_<NAME>."""
+    """One attribute for each setting: its value, or its default."""
 
-    node_size: int = 0  # ranks in a node; 0: as the launcher or the hosts say
-    strict: bool = False  # refuse what would cross nodes unasked
-    shm: bool = True  # inside a machine, tensors on the CPU go through shared memory, not gloo
-    timeout: float = 1800.0  # seconds that nodes wait for each other
-    save: str = "beside"  # what the launcher does with the script's last checkpoints
-    eval: str = "averaged"  # what a script evaluates under the launcher: the average, or its node
-    on_sigterm: str = "exit"  # or "average": what the launcher does when the job is told to end
-    log: str = "warn"
+    def __init__(self, **values: Any) -> None:
+        self._values = {name: setting.default for name, setting in SETTINGS.items()} | values
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or name not in self._values:
+            raise AttributeError(f"lofi has no setting {name!r}; it has {sorted(SETTINGS)}")
+        return self._values[name]
 
     def shared(self) -> str:
         """What must be the same on every rank, for comparison at start."""
-        values = asdict(self)
-        return " ".join(f"LOFI_{name.upper()}={values[name]}" for name in _SHARED)
+        return " ".join(
+            f"{PREFIX}{name.upper()}={self._values[name]}"
+            for name, setting in SETTINGS.items()
+            if setting.is_shared
+        )
 
 
-def _whole(name: str, text: str) -> int:
+def _count(name: str, text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) < 1:
-        raise ValueError(f"{name} is {text!r}, not a positive whole number of ranks")
+        raise ValueError(f"{name} is {text!r}, not a positive whole number")
     return int(text)
 
 
@@ -61,42 +76,38 @@ def _seconds(name: str, text: str) -> float:
     return value
 
 
-def _choice(*allowed: str):
-    def parse(name: str, text: str) -> str:
-        if text not in allowed:
-            raise ValueError(f"{name} is {text!r}; use one of {', '.join(allowed)}")
-        return text
-
-    return parse
+def _text(name: str, text: str) -> str:
+    return text
 
 
-_PARSERS = {
-    "node_size": _whole,
-    "strict": _flag,
-    "shm": _flag,
-    "timeout": _seconds,
-    "save": _choice("beside", "inplace", "off"),
-    "eval": _choice("averaged", "node"),
-    "on_sigterm": _choice("exit", "average"),
-    "log": _choice("error", "warn", "info", "debug", "trace"),
-}
-_overrides: dict[str, object] = {}
+_PARSERS = {"count": _count, "flag": _flag, "seconds": _seconds, "text": _text}
+
+
+def _parse(setting: Setting, name: str, text: str) -> Any:
+    """The value that a text means; ValueError says what `name` may be."""
+    if isinstance(setting.kind, str):
+        return _PARSERS[setting.kind](name, text)
+    if text not in setting.kind:
+        raise ValueError(f"{name} is {text!r}; use one of {', '.join(setting.kind)}")
+    return text
+
+
+_overrides: dict[str, Any] = {}
 
 
 def configure(**settings: object) -> None:
     """Set what the variables LOFI_* set, from Python, before the process group is made.
 
-    `lofi.configure(node_size=2)` is `LOFI_NODE_SIZE=2`, and takes precedence over it; so do
-    `strict`, `shm`, `timeout` (seconds), `save`, `eval`, `on_sigterm` and `log`. Every rank must
-    give the same values. ValueError names a wrong value; TypeError an unknown name.
+    `lofi.configure(node_size=2)` is `LOFI_NODE_SIZE=2`, and takes precedence over it; so it is for
+    every setting that the README lists. Every rank must give the same values. ValueError names a
+    wrong value; TypeError an unknown name.
     """
-    known = {field.name for field in fields(Settings)}
     checked = {}
     for name, value in settings.items():
-        if name not in known:
-            raise TypeError(f"lofi.configure has no setting {name!r}; it has {sorted(known)}")
+        if name not in SETTINGS:
+            raise TypeError(f"lofi.configure has no setting {name!r}; it has {sorted(SETTINGS)}")
         text = str(int(value)) if isinstance(value, bool) else str(value)
-        checked[name] = _PARSERS[name](f"lofi.configure({name}=)", text)
+        checked[name] = _parse(SETTINGS[name], f"lofi.configure({name}=)", text)
     _overrides.update(checked)
 
 
@@ -104,13 +115,13 @@ def read() -> Settings:
     """The settings in force. ValueError names the variable that is wrong."""
     _refuse_planned()
     values = {}
-    for field in fields(Settings):
-        variable = PREFIX + field.name.upper()
+    for name, setting in SETTINGS.items():
+        variable = PREFIX + name.upper()
         text = os.environ.get(variable, "")
         # liblofi reads LOFI_NODE_SIZE itself, so that C programs mean the same by it.
-        if text and field.name != "node_size":
-            values[field.name] = _PARSERS[field.name](variable, text)
-    return replace(Settings(), **{**values, **_overrides})
+        if text and name != "node_size":
+            values[name] = _parse(setting, variable, text)
+    return Settings(**{**values, **_overrides})
 
 
 def _refuse_planned() -> None:
@@ -124,7 +135,7 @@ def _refuse_planned() -> None:
 
 def unknown_variables() -> list[str]:
     """One sentence for each LOFI_ variable that nobody reads: most often a misspelt name."""
-    known = [PREFIX + field.name.upper() for field in fields(Settings)] + list(PLANNED)
+    known = [PREFIX + name.upper() for name in SETTINGS] + list(PLANNED)
     sentences = []
     for variable in sorted(os.environ):
         if not variable.startswith(PREFIX) or variable in known:

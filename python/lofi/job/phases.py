@@ -2,7 +2,7 @@
 """Phases and scopes: what a collective means now, and what has been counted."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from lofi.job import job
@@ -43,6 +43,19 @@ def scope(name: str) -> Iterator[None]:
         yield
     finally:
         _C.pop_scope()
+
+
+@contextmanager
+def by_wrapper() -> Iterator[None]:
+    """Collectives of this thread inside the block are a wrapper's own: they keep replicas equal,
+    and belong into the node, from the root's image, also in an evaluation of the average."""
+    within = scope("node") if _C.phase() == "evaluate" else nullcontext()
+    former = _C.set_issuer(_C.BY_WRAPPER)
+    try:
+        with within:
+            yield
+    finally:
+        _C.set_issuer(former)
 
 
 def stats() -> dict[str, Any]:

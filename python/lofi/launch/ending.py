@@ -9,32 +9,37 @@ import torch
 import torch.distributed as dist
 
 from lofi.average import finalize
-from lofi.job import job
+from lofi.job import events, job
 from lofi.job.log import log, say
 from lofi.job.native import _C
-from lofi.launch import evaluation, saved
+from lofi.launch import saved, signals
 from lofi.launch.saved import State
 from lofi.models import tracked, training
 from lofi.rounds import rounds
 
 
-def finish(fallback: bool = True, told_to_end: bool = False) -> None:
+def install() -> None:
+    events.end.subscribe(finish)
+    events.failed.subscribe(failed)
+
+
+def finish(is_over: bool) -> None:
     """Average the models that trained since the last average, and write the result.
 
-    fallback     if no file holds the last weights, the average is written as one of its own.
-    told_to_end  the script had no time to save: own weights are written first, whatever comes
-                 then, and the average in any case.
+    is_over: the script has ended; if no file holds the last weights, the average is written as one
+    of its own. If it was told to end and had no time to save, own weights are written first,
+    whatever comes then, and the average in any case.
     """
     here = job.current()
+    told_to_end = is_over and signals.state.stopped
     if not here.spans_nodes or not dist.is_initialized():
         return
-    evaluation.end()  # own weights again; an average that was taken of them is kept
     if _C.phase() != "train":
         return
     targets = tracked.targets()
     models = [target.module() for target in targets if not target.is_copy]
     copies = [target.module() for target in targets if target.is_copy]
-    modules, tensors = models + copies, [] if models else training.stepped_parameters()
+    modules, tensors = models + copies, [] if models else training.unwrapped_parameters()
     if not models and not tensors:
         log("warn", "nothing that lofi knows of was trained: there is nothing to average")
         return
@@ -58,7 +63,7 @@ def finish(fallback: bool = True, told_to_end: bool = False) -> None:
     if here.rank == 0:
         say(_told(averages))
     saved.tell(written)
-    if fallback and not written and modules:
+    if is_over and not written and modules:
         _write_alone(here, states, must=told_to_end and here.rank == 0)
     if insurance:
         os.unlink(insurance)

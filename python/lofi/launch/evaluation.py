@@ -11,6 +11,7 @@ wrapped model, at an optimizer's step. Collectives are real until one of the las
 train() at different times, and metrics may be reduced after it.
 """
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,11 +23,12 @@ import torch.distributed as dist
 from torch.nn.modules.module import register_module_forward_pre_hook
 
 from lofi.average import finalize, swaps
-from lofi.hooks.patch import not_compiled, wrap
-from lofi.job import job
+from lofi.job import events, job
+from lofi.job.job import PerJob
 from lofi.job.log import log
 from lofi.job.native import _C
-from lofi.models import tracked
+from lofi.job.patch import not_compiled, wrap
+from lofi.models import tracked, training
 from lofi.models.tracked import Target
 from lofi.rounds import rounds
 
@@ -37,6 +39,7 @@ _GRACE_OF_A_LONER = 2.0
 # An evaluation every few steps, many times over, is hardly one.
 _STEPS_BETWEEN = 5
 _TIMES = 5
+_SECONDS_BETWEEN_POSTS = 1.0
 
 
 @dataclass
@@ -54,27 +57,27 @@ class Evaluation:
     is_broken: bool = False  # an exchange failed: no other is tried
     last_step: int = 0
     frequent: int = 0
+    posted: float = 0.0  # when this rank last said in the store where its node is
 
 
-_watching = False
+_state = PerJob(Evaluation)
 
 
-def watch() -> None:
-    """Under the launcher: look at train() and eval() of every module."""
-    global _watching
-    _watching = True
+def install() -> None:
+    """Look at train() and eval() of every module."""
     wrap(torch.nn.Module, "train", _train)
+    events.training_goes_on.subscribe(own_weights_back)
+    events.end.subscribe(_end)
+    events.backward_synchronised.subscribe(_post_progress)
 
 
-def is_watching() -> bool:
-    return _watching
-
-
-def _state() -> Evaluation:
-    here = job.current()
-    if here.evaluation is None:
-        here.evaluation = Evaluation()
-    return here.evaluation
+def _post_progress(steps: int) -> None:
+    """Let a node that waits at an evaluation see that this one is past it."""
+    here, state, now = job.current(), _state(), time.monotonic()
+    is_due = now - state.posted > _SECONDS_BETWEEN_POSTS
+    if here.spans_nodes and here.place == 0 and is_due:
+        state.posted = now
+        rounds.post(here.store, here.node, str(steps))
 
 
 def _train(original: Any, self: Any, mode: bool = True) -> Any:
@@ -167,7 +170,10 @@ def come_together(target: Target) -> bool:
         state.is_broken = True
         _own_weights(state, f"an average failed ({error})")
         return False
-    log("info", f"evaluation of the nodes' average of {target.name} at step {here.steps}")
+    log(
+        "info",
+        f"evaluation of the nodes' average of {target.name} at step {training.state().steps}",
+    )
     _warn_if_frequent(here, state)
     return True
 
@@ -181,16 +187,16 @@ def _own_weights(state: Evaluation, why: str) -> None:
 
 def _missing(here: job.Job, state: Evaluation, target: Target) -> str:
     """Who does not come to this evaluation, in words; "" if all are here."""
-    at = f"{target.name}/{here.steps}"
+    at = f"{target.name}/{training.state().steps}"
     state.attempts[at] += 1
     store = dist.PrefixStore(f"lofi/evaluation/{at}/{state.attempts[at]}", here.store)
     size, node = here.topology.node_size, here.node
 
-    here = dist.PrefixStore(f"node {node}", store)
+    ours = dist.PrefixStore(f"node {node}", store)
     places = [str(place) for place in range(size)]
     grace = min(_GRACE_OF_A_LONER if state.came_alone else GRACE_SECONDS, here.settings.timeout)
     what = f"rank {here.rank} waits at an evaluation for the ranks of its node"
-    missing = rounds.meet(here, str(here.rank % size), places, grace, what)
+    missing = rounds.meet(ours, str(here.rank % size), places, grace, what)
     if missing:
         state.came_alone = True
         ranks = [node * size + int(place) for place in missing]
@@ -199,7 +205,7 @@ def _missing(here: job.Job, state: Evaluation, target: Target) -> str:
             "have begun (evaluate on all ranks to see the accuracy of the average)"
         )
 
-    rounds.post(here.store, node, f"{here.steps}")
+    rounds.post(here.store, node, f"{training.state().steps}")
     nodes = [str(k) for k in range(here.topology.node_count)]
     what = f"node {node} waits at an evaluation for the other nodes"
     missing = rounds.meet(
@@ -212,16 +218,16 @@ def _is_past(here: job.Job) -> bool:
     """A node is past the evaluation at which this one waits, and will not come."""
     for node in range(here.topology.node_count):
         place = rounds.place_of(here.store, node)
-        is_past = place and (not place.isdigit() or int(place) > here.steps)
+        is_past = place and (not place.isdigit() or int(place) > training.state().steps)
         if node != here.node and is_past:
             return True
     return False
 
 
 def _warn_if_frequent(here: job.Job, state: Evaluation) -> None:
-    is_close = here.steps - state.last_step < _STEPS_BETWEEN
+    is_close = training.state().steps - state.last_step < _STEPS_BETWEEN
     state.frequent = state.frequent + 1 if is_close else 0
-    state.last_step = here.steps
+    state.last_step = training.state().steps
     if state.frequent == _TIMES:
         log(
             "warn",
@@ -247,8 +253,9 @@ def own_weights_back() -> None:
         state.is_on = False
 
 
-def end() -> None:
-    """Nothing is evaluated by itself any more."""
+def _end(is_over: bool) -> None:
+    """Own weights again, and nothing is evaluated by itself any more. An average that was taken of
+    these weights is kept."""
     own_weights_back()
     for target in list(_state().armed.values()):
         _disarm(target)

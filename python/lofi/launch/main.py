@@ -21,12 +21,11 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed import distributed_c10d as c10d
 
+from lofi import features
 from lofi.groups import register
-from lofi.hooks.patch import wrap
-from lofi.job import job
+from lofi.job import events, job
 from lofi.job.log import say
-from lofi.launch import ending, evaluation, saved, signals
-from lofi.launch.libraries import accelerate, ema, trainer
+from lofi.job.patch import wrap
 from lofi.models import tracked
 
 # What a script may name; anything else (mpi, ucc, fake) has no inner backend of ours.
@@ -48,11 +47,7 @@ def take_over() -> None:
     dist.destroy_process_group = c10d.destroy_process_group
     wrap(multiprocessing.process.BaseProcess, "_bootstrap", _run_child)
     tracked.keep_alive()
-    evaluation.watch()
-    saved.watch()
-    for module in (accelerate, ema):
-        module.install()
-    trainer.install(functools.partial(ending.finish, fallback=False))
+    features.install(is_launched=True)
 
 
 def _replaceable(backend: str) -> bool:
@@ -90,7 +85,7 @@ def _destroy(original: Any, group: Any = None) -> Any:
         if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
             finish()
         else:
-            ending.failed()
+            events.failed()
     return original(group)
 
 
@@ -106,9 +101,7 @@ def _begin() -> None:
     _made = True
     _register_end()
     _say_what_is_on()
-    is_main = threading.current_thread() is threading.main_thread()
-    if job.current().settings.on_sigterm == "average" and is_main:
-        signals.watch()
+    events.begun()
 
 
 @functools.cache
@@ -127,7 +120,7 @@ def _finish_at_exit() -> None:
 def finish() -> None:
     """Average what trained since the last average, and write it into the script's last files."""
     if job.current().pid == os.getpid():  # not a fork: a data loader's worker, say
-        ending.finish(told_to_end=signals.stopped)
+        events.end(True)
 
 
 def _say_that_nothing_was_done() -> None:
@@ -174,7 +167,7 @@ def _run(run: Callable[[], Any]) -> None:
         if not _made:
             _say_that_nothing_was_done()
     except BaseException:
-        ending.failed()
+        events.failed()
         raise
     _failed = False
     if ended_by is not None:
@@ -187,7 +180,7 @@ def _run_child(original: Callable[..., int], self: Any, *args: Any, **kwargs: An
     code = original(self, *args, **kwargs)
     _failed = code != 0
     if _failed:
-        ending.failed()
+        events.failed()
     else:
         finish()
     return code

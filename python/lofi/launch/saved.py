@@ -20,10 +20,11 @@ import torch.serialization
 
 from lofi.files import contents
 from lofi.files.contents import load_pickled, save, tensors_of, with_tensors
-from lofi.hooks.patch import when_imported, wrap
-from lofi.job import job
+from lofi.job import events, job
 from lofi.job.log import log, say
 from lofi.job.native import _C
+from lofi.job.patch import when_imported, wrap
+from lofi.models import training
 from lofi.models.items import collect, digest, plain_name, unwrap
 
 
@@ -44,7 +45,8 @@ _files = Files()
 _opened = threading.local()  # the path of the file that torch.save writes now
 
 
-def watch() -> None:
+def install() -> None:
+    events.save.subscribe(_record)
     # Not torch.save itself: torch._dynamo, imported later, trips over a second function under
     # its two names.
     wrap(torch.serialization, "_open_zipfile_writer", _note_path)
@@ -80,9 +82,13 @@ def _note(path: Any) -> None:
         return
     if contents.is_saving:  # lofi's own files are none of the script's
         return
-    path = os.path.abspath(os.fspath(path))
+    events.save(os.path.abspath(os.fspath(path)))
+
+
+def _record(path: str) -> None:
+    here = job.current()
     _files.steps.pop(path, None)  # the last one written comes last
-    _files.steps[path] = here.steps
+    _files.steps[path] = training.state().steps
     if _C.phase() == "train" and not _files.told:
         _files.told = True
         log(
@@ -151,7 +157,7 @@ def find(states: list[State]) -> list[Rewrite]:
     here = job.current()
     if here.settings.save == "off":
         return []
-    recent = [path for path, steps in _files.steps.items() if steps == here.steps]
+    recent = [path for path, steps in _files.steps.items() if steps == training.state().steps]
     found = []
     for path in recent:
         if os.path.isfile(path):

@@ -8,45 +8,58 @@ gradients at least once, so that no other rank can get there without the word.
 """
 
 import signal
+import threading
+from dataclasses import dataclass
 from typing import Any
 
-from lofi.job import job
+from lofi.job import events, job
 from lofi.job.log import say
+from lofi.models import training
 
 
 class ToldToEnd(SystemExit):
     """Raised in the script where its next optimizer step would have been."""
 
 
-_told = False
-stopped = False  # ToldToEnd was raised: the script had no time to save
+@dataclass
+class Signals:
+    told: bool = False  # this process was told to end
+    stopped: bool = False  # ToldToEnd was raised: the script had no time to save
 
 
-def watch() -> None:
+state = Signals()
+
+
+def install() -> None:
+    events.begun.subscribe(_watch)
+    events.step.subscribe(_before_step)
+
+
+def _watch() -> None:
     """From here on SIGTERM is noted, and acted on at the next step."""
-    signal.signal(signal.SIGTERM, _note)
+    is_main = threading.current_thread() is threading.main_thread()
+    if job.current().settings.on_sigterm == "average" and is_main:
+        signal.signal(signal.SIGTERM, _note)
 
 
 def _note(signum: int, frame: Any) -> None:
-    global _told
-    _told = True
+    state.told = True
 
 
-def is_watching() -> bool:
-    return signal.getsignal(signal.SIGTERM) is _note
-
-
-def before_update() -> None:
-    """An optimizer is about to step. Raises ToldToEnd on every rank of the node before the same
-    one; its gradients are not applied."""
-    global stopped
+def _before_step(optimizer: Any) -> None:
+    """Raises ToldToEnd on every rank of the node before the same step of an optimizer; its
+    gradients are not applied."""
+    if signal.getsignal(signal.SIGTERM) is not _note:
+        return
     here = job.current()
     key = f"lofi/stop/{here.node}"
-    if _told and not here.store.check([key]):
-        here.store.compare_set(key, "", str(here.updates + len(here.optimizers)))
-    if here.store.check([key]) and here.updates >= int(here.store.get(key)):
+    if state.told and not here.store.check([key]):
+        here.store.compare_set(
+            key, "", str(training.state().updates + len(training.state().optimizers))
+        )
+    if here.store.check([key]) and training.state().updates >= int(here.store.get(key)):
         if here.rank % here.topology.node_size == 0:
-            updates = here.updates - 1
+            updates = training.state().updates - 1
             say(f"SIGTERM: node {here.node} stops after {updates} optimizer steps, to average")
-        stopped = True
+        state.stopped = True
         raise ToldToEnd(0)

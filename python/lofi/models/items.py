@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from lofi.job import job
+from lofi.groups import lookup
 from lofi.job.native import _C
 from lofi.models import shards
 
@@ -148,7 +148,7 @@ def _dtensor_item(name: str, tensor: Any, is_parameter: bool) -> Item:
     for dim, placement in enumerate(tensor.placements):
         if placement.is_replicate():
             continue
-        if job.nodes_spanned(mesh.get_group(dim)) > 1:
+        if lookup.nodes_spanned(mesh.get_group(dim)) > 1:
             raise ValueError(
                 f"lofi.finalize_average: {name} is sharded over nodes; each node must hold a whole "
                 "replica"

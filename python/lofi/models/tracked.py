@@ -11,7 +11,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from lofi.job import job
+from lofi.groups import lookup
+from lofi.job.job import PerJob
 from lofi.models.items import unwrap
 
 
@@ -26,6 +27,9 @@ class Target:
     def is_copy(self) -> bool:
         return self.name.startswith("copy")
 
+
+# By identity of a module: a weak reference to it, and its target.
+_table: PerJob[dict[int, tuple[Any, Target]]] = PerJob(dict)
 
 # Copies that follow a model (EMA), and weakly the model that they follow, as they were made: that
 # is before the process group knows of the model, often before it is wrapped.
@@ -71,19 +75,19 @@ def add(model: torch.nn.Module) -> None:
 
 def find(module: torch.nn.Module) -> Target | None:
     """The target that this module is, or is the wrapper of, or is wrapped in."""
-    known = job.current().tracked.get(id(inner(module)))
+    known = _table().get(id(inner(module)))
     return known[1] if known is not None and known[0]() is inner(module) else None
 
 
 def is_tracked(module: torch.nn.Module) -> Target | None:
     """The same for a module that is one of the two itself: no unwrapping, for hooks."""
-    known = job.current().tracked.get(id(module))
+    known = _table().get(id(module))
     return known[1] if known is not None and known[0]() is module else None
 
 
 def targets() -> list[Target]:
     """All of them that still live, models first."""
-    seen = {target.name: target for _, target in job.current().tracked.values()}
+    seen = {target.name: target for _, target in _table().values()}
     alive = [target for target in seen.values() if target.module() is not None]
     return sorted(alive, key=lambda target: (target.is_copy, int(target.name.split()[1])))
 
@@ -91,7 +95,7 @@ def targets() -> list[Target]:
 def count_everywhere(count: int, group: Any) -> int:
     """How many copies every rank of the group has: some scripts make one on rank 0 alone."""
     least = torch.tensor([count])
-    backend = job.backend_of(group)
+    backend = lookup.backend_of(group)
     if backend is None:
         return 0
     dist.all_reduce(least, dist.ReduceOp.MIN, group)
@@ -108,7 +112,7 @@ def inner(module: torch.nn.Module) -> torch.nn.Module:
 
 
 def _add(module: torch.nn.Module, kind: str) -> None:
-    table = job.current().tracked
+    table = _table()
     target = find(module)
     if target is None:
         count = sum(1 for other in targets() if other.name.startswith(kind))

@@ -2,93 +2,102 @@
 """The moment at which nodes begin to train apart, and what is remembered of it."""
 
 import os
-import time
+import weakref
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
-from lofi.average import swaps
-from lofi.groups import crossing
-from lofi.job import job
+from lofi.groups import crossing, lookup
+from lofi.job import events, job
+from lofi.job.job import PerJob
 from lofi.job.log import log
 from lofi.job.native import _C
-from lofi.launch import evaluation
 from lofi.models import tracked
 from lofi.models.items import digests_of, named_tensors
-from lofi.rounds import rounds
+
+
+@dataclass
+class Training:
+    """What trains in a job, and how far it has come."""
+
+    # Wrapped models that have trained, with the digests of their first weights.
+    models: "weakref.WeakKeyDictionary[torch.nn.Module, dict[str, bytes]]" = field(
+        default_factory=weakref.WeakKeyDictionary
+    )
+    # Their tensors, by identity, and the digests they began with: a model that is wrapped again
+    # must keep them.
+    tensors: dict[int, tuple["weakref.ref[torch.Tensor]", bytes]] = field(default_factory=dict)
+    wrapped: int = 0  # models wrapped so far
+    steps: int = 0  # forwards with gradients of wrapped models whose backward is synchronised
+    updates: int = 0  # steps of optimizers
+    optimizers: "weakref.WeakSet[Any]" = field(default_factory=weakref.WeakSet)  # that made them
+    # Optimizers that step although nothing was wrapped.
+    unwrapped_optimizers: list[Any] = field(default_factory=list)
+
+    def has(self, tensor: torch.Tensor) -> bool:
+        known = self.tensors.get(id(tensor))
+        return known is not None and known[0]() is tensor
+
+    def remember(self, tensor: torch.Tensor, digest: bytes) -> bytes:
+        """The digest that the tensor's training began with: this one, unless it is known."""
+        key, table = id(tensor), self.tensors
+        if not self.has(tensor):
+            table[key] = (weakref.ref(tensor, lambda _: table.pop(key, None)), digest)
+        return table[key][1]
+
+
+state = PerJob(Training)
 
 
 def begins(model: torch.nn.Module, synchronised: bool = True) -> None:
     """A wrapped model runs a forward with gradients. Cheap after the first time."""
-    here = job.current()
-    here.steps += synchronised
-    if here.swaps:
-        goes_on()
-    if evaluation.is_watching() and here.spans_nodes:
-        _post(here)
-    if model not in here.trained_models:
-        if here.spans_nodes:
-            here.trained_models[model] = _first_digests(here, model)
-        else:
-            here.trained_models[model] = {}
+    here, trains = job.current(), state()
+    events.training_goes_on()
+    if synchronised:
+        trains.steps += 1
+        events.backward_synchronised(trains.steps)
+    if model not in trains.models:
+        trains.models[model] = _first_digests(trains, model) if here.spans_nodes else {}
         tracked.add(model)
-    if _C.phase() in ("setup", "done"):
+        events.training_begins(model)
+    if here.phase in ("setup", "done"):
         log("info", f"training begins with {type(model).__name__}: nodes train apart")
         _C.event(_C.EVENT_TRAIN)
 
 
-def _post(here: job.Job) -> None:
-    """Let a node that waits at an evaluation see that this one is past it."""
-    now = time.monotonic()
-    if now - here.posted > _SECONDS_BETWEEN_POSTS and here.rank % here.topology.node_size == 0:
-        here.posted = now
-        rounds.post(here.store, here.node, str(here.steps))
-
-
-def goes_on() -> None:
-    """Training goes on after an evaluation: on the node's own weights, and the average is stale."""
-    evaluation.own_weights_back()
-    swaps.training_goes_on()
-
-
-def equalize_copies(model: torch.nn.Module) -> None:
-    """EMA copies that were made before DDP sent the first rank's weights around may hold others
-    (scripts seed by rank): they, too, start from the first rank's."""
-    here = job.current()
-    if not evaluation.is_watching() or not here.spans_nodes:
+def steps(optimizer: Any) -> None:
+    """An optimizer is about to step."""
+    trains = state()
+    trains.updates += 1
+    trains.optimizers.add(optimizer)
+    events.training_goes_on()  # gradients may have come by a way that lofi does not see
+    events.step(optimizer)
+    if trains.wrapped or job.current().phase not in ("setup", "train"):
         return
-    group = model.process_group
-    copies = tracked.copies_of(model)
-    common = tracked.count_everywhere(len(copies), group)
-    if common == 0:
-        return
-    tensors = [t.detach() for copy in copies[:common] for _, t in named_tensors(copy)]
-    with torch.no_grad():
-        dist._broadcast_coalesced(group, tensors, _BROADCAST_BUCKET_BYTES, 0)
+    if not any(optimizer is known for known in trains.unwrapped_optimizers):
+        trains.unwrapped_optimizers.append(optimizer)
+    if job.current().phase == "setup":
+        _begins_unwrapped()
 
 
-def _first_digests(here: job.Job, model: torch.nn.Module) -> dict[str, bytes]:
-    """What the model's training begins with; a model that is wrapped again has begun before."""
+def _first_digests(trains: Training, model: torch.nn.Module) -> dict[str, bytes]:
+    """The digests of a model's first weights; a model that is wrapped again has begun before."""
     digests = digests_of(model)
     for name, tensor in named_tensors(model):
-        began = here.remember_trained(tensor, digests.get(name, b""))
+        began = trains.remember(tensor, digests.get(name, b""))
         if name in digests:  # tied tensors have one name there
             digests[name] = began
     return digests
 
 
-_SECONDS_BETWEEN_POSTS = 1.0
-_BROADCAST_BUCKET_BYTES = 250 * 1024 * 1024  # as DDP's constructor
-
-
-def stepped_parameters() -> list[torch.Tensor]:
-    """Where nothing was wrapped: what the optimizers that trained hold."""
-    groups = [group for opt in job.current().stepped_optimizers for group in opt.param_groups]
+def unwrapped_parameters() -> list[torch.Tensor]:
+    """The tensors that train where nothing was wrapped: those of the optimizers."""
+    groups = [group for opt in state().unwrapped_optimizers for group in opt.param_groups]
     return [tensor for group in groups for tensor in group["params"]]
 
 
-def begins_unwrapped() -> None:
+def _begins_unwrapped() -> None:
     """An optimizer steps and nothing was wrapped: the script reduces gradients itself."""
     if job.current().spans_nodes:
         log(
@@ -102,5 +111,5 @@ def begins_unwrapped() -> None:
 def meet_for_new_tensors(group: Any) -> None:
     """All nodes wrap a new model now, or none does: compare before they exchange its weights."""
     site = os.path.basename(crossing.call_site())
-    checker = job.backend_of(group).source.checker
+    checker = lookup.backend_of(group).source.checker
     checker.compare(f"DistributedDataParallel() of a new model at {site}")

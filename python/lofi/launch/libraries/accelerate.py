@@ -4,8 +4,8 @@ ranks of a job alike. While nodes train apart, each does it for itself."""
 
 from typing import Any
 
-from lofi.hooks.ddp import by_wrapper
-from lofi.hooks.patch import when_imported, wrap
+from lofi.job.patch import when_imported, wrap
+from lofi.job.phases import by_wrapper
 
 
 def install() -> None:

@@ -8,10 +8,13 @@ copy of the model they were given.
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from lofi.average import swaps
-from lofi.hooks.patch import when_imported, wrap
-from lofi.models import tracked, training
+from lofi.job import events, job
+from lofi.job.patch import when_imported, wrap
+from lofi.models import tracked
+from lofi.models.items import named_tensors
 
 _CLASSES = {
     "timm.utils.model_ema": ("ModelEma", "ModelEmaV2", "ModelEmaV3"),
@@ -20,7 +23,11 @@ _CLASSES = {
 _UPDATES = ("update", "update_parameters", "set")
 
 
+_BROADCAST_BUCKET_BYTES = 250 * 1024 * 1024  # as DDP's constructor
+
+
 def install() -> None:
+    events.wrapped.subscribe(_equalize)
     for module, names in _CLASSES.items():
         when_imported(module, lambda found, names=names: _install(found, names))
 
@@ -47,5 +54,20 @@ def _init(original: Any, self: Any, model: Any, *args: Any, **kwargs: Any) -> No
 
 def _update(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
     if swaps.any_in():
-        training.goes_on()  # an EMA takes in the node's own weights, into its own
+        events.training_goes_on()  # an EMA takes in the node's own weights, into its own
     return original(self, *args, **kwargs)
+
+
+def _equalize(model: Any) -> None:
+    """EMA copies that were made before DDP sent the first rank's weights around may hold others
+    (scripts seed by rank): they, too, start from the first rank's."""
+    if not job.current().spans_nodes:
+        return
+    group = model.process_group
+    copies = tracked.copies_of(model)
+    common = tracked.count_everywhere(len(copies), group)
+    if common == 0:
+        return
+    tensors = [t.detach() for copy in copies[:common] for _, t in named_tensors(copy)]
+    with torch.no_grad():
+        dist._broadcast_coalesced(group, tensors, _BROADCAST_BUCKET_BYTES, 0)

@@ -6,33 +6,31 @@ save_model() is still to come: what is averaged there is what is saved and evalu
 """
 
 import os
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from lofi.hooks.patch import when_imported, wrap
-from lofi.job import job
+from lofi.job import events, job
 from lofi.job.log import log, say
 from lofi.job.native import _C
+from lofi.job.patch import when_imported, wrap
 from lofi.launch import evaluation
 
 _BUCKET_BYTES = 250 * 1024 * 1024
 
 
-def install(finish: Callable[[], None]) -> None:
-    """`finish` averages what trained, and is called at the end of training."""
-    when_imported("transformers.trainer", lambda module: _install(module, finish))
+def install() -> None:
+    when_imported("transformers.trainer", _install)
 
 
-def _install(module: Any, finish: Callable[[], None]) -> None:
+def _install(module: Any) -> None:
     trainer = module.Trainer
     for loop in ("evaluation_loop", "prediction_loop"):
         if hasattr(trainer, loop):
             wrap(trainer, loop, _evaluate)
     wrap(trainer, "_save_checkpoint", _save_checkpoint)
-    module.DEFAULT_CALLBACKS.append(_callback(module.TrainerCallback, finish))
+    module.DEFAULT_CALLBACKS.append(_callback(module.TrainerCallback))
 
 
 def _evaluate(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -48,7 +46,7 @@ def _save_checkpoint(original: Any, self: Any, *args: Any, **kwargs: Any) -> Any
         return original(self, *args, **kwargs)
 
 
-def _callback(base: type, finish: Callable[[], None]) -> type:
+def _callback(base: type) -> type:
     class LofiCallback(base):
         """Training begins and ends for lofi."""
 
@@ -74,7 +72,7 @@ def _callback(base: type, finish: Callable[[], None]) -> type:
             evaluation.own_weights_back()
             if args.load_best_model_at_end:
                 _share_the_best(model, state.best_model_checkpoint)
-            finish()
+            events.end(False)
 
     return LofiCallback
 
