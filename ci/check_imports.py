@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: MIT
-"""Python's imports point one way.
+"""Python's imports point one way.    check_imports.py [folder of the package]
 
 Read from the source, also those within functions: the packages of python/lofi import only what lies
 below them in LAYERS, no modules import each other in a circle, no chain of imports is longer than
@@ -16,7 +16,8 @@ LAYERS = ("job", "rounds", "groups", "models", "average", "files", "hooks", "lau
 BELOW_ALL = ("features", "_version", "_C")
 FLOORS = 9
 
-ROOT = Path(__file__).resolve().parents[1] / "python" / "lofi"
+HERE = Path(__file__).resolve()
+ROOT = Path(sys.argv[1] if len(sys.argv) > 1 else HERE.parents[1] / "python" / "lofi")
 MODULES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(ROOT.rglob("*.py"))
@@ -92,9 +93,7 @@ def arrows(features: dict[str, str]) -> list[str]:
             if b in BELOW_ALL or a == b or module in ("", "__main__", "__init__"):
                 continue
             if a not in LAYERS and a not in features:
-                wrong.append(
-                    f"{arrow}: {a} is no layer; put it into LAYERS of {Path(__file__).name}"
-                )
+                wrong.append(f"{arrow}: {a} is no layer; put it into LAYERS of {HERE.name}")
             elif other in features:
                 wrong.append(f"{arrow}: a feature is reached by the table and by events only")
             elif a in LAYERS and (b not in LAYERS or LAYERS.index(a) < LAYERS.index(b)):

@@ -2,6 +2,7 @@
 """The creator that torch.distributed calls for each lofi group, and the inner backends."""
 
 import atexit
+import functools
 import json
 import os
 from dataclasses import dataclass
@@ -245,16 +246,12 @@ def _free_bytes(device: Any) -> int:
     return torch.cuda.mem_get_info(device)[0]
 
 
-_stats_rank: int | None = None
-
-
+@functools.cache  # of the first default group of this process
 def _write_stats_at_exit(rank: int) -> None:
     """LOFI_STATS=path: each rank writes path.rank<r>.json, stats() as the process ends."""
-    global _stats_rank
     path = os.environ.get("LOFI_STATS")
-    if not path or _stats_rank is not None:
+    if not path:
         return
-    _stats_rank = rank
 
     def write() -> None:
         try:

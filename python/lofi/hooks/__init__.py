@@ -8,13 +8,6 @@ hook calls the original unless a lofi group that spans nodes is involved.
 
 from lofi.hooks import c10d, dcp, ddp, fsdp, functional, optimizer, refuse
 
-_installed = False
-
-
 def install() -> None:
-    global _installed
-    if _installed:
-        return
-    _installed = True
     for module in (c10d, ddp, fsdp, functional, optimizer, refuse, dcp):
         module.install()

@@ -15,6 +15,7 @@ import runpy
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -32,15 +33,25 @@ from lofi.models import tracked
 _OURS = {"gloo", "nccl"}
 _REGISTERED = register.NAME
 _PROGRAM = {"average", "info", "diff"}  # commands of the program in C
-_taken_over = False
+
+
+@dataclass
+class Process:
+    """How far this process has come under the launcher."""
+
+    taken_over: bool = False
+    made_a_group: bool = False
+    failed: bool = False
+
+
+_process = Process()
 
 
 def take_over() -> None:
     """Redirect process groups to lofi. Also called in processes that the script starts."""
-    global _taken_over
-    if _taken_over:
+    if _process.taken_over:
         return
-    _taken_over = True
+    _process.taken_over = True
     register.register()
     wrap(c10d, "_new_process_group_helper", _new_process_group)
     wrap(c10d, "destroy_process_group", _destroy)
@@ -89,16 +100,11 @@ def _destroy(original: Any, group: Any = None) -> Any:
     return original(group)
 
 
-_failed = False
-_made = False  # a process group
-
-
 def _begin() -> None:
     """The first group: say what is on."""
-    global _made
-    if _made or not job.current().topology:
+    if _process.made_a_group or not job.current().topology:
         return
-    _made = True
+    _process.made_a_group = True
     _register_end()
     _say_what_is_on()
     events.begun()
@@ -113,7 +119,7 @@ def _register_end() -> None:
 
 
 def _finish_at_exit() -> None:
-    if not _failed and not hasattr(sys, "last_type"):  # set where an exception ended the process
+    if not _process.failed and not hasattr(sys, "last_type"):  # set where an exception ended the process
         finish()
 
 
@@ -151,8 +157,7 @@ def _say_what_is_on() -> None:
 
 def _run(run: Callable[[], Any]) -> None:
     """Run the script, then average: not at exit, where an error could not fail the process."""
-    global _failed
-    _failed, ended_by = True, None
+    _process.failed, ended_by = True, None
     try:
         try:
             run()
@@ -164,22 +169,22 @@ def _run(run: Callable[[], Any]) -> None:
             if thread is not threading.current_thread() and not thread.daemon:
                 thread.join()
         finish()
-        if not _made:
+        atexit.unregister(_finish_at_exit)
+        if not _process.made_a_group:
             _say_that_nothing_was_done()
     except BaseException:
         events.failed()
         raise
-    _failed = False
+    _process.failed = False
     if ended_by is not None:
         raise ended_by
 
 
 def _run_child(original: Callable[..., int], self: Any, *args: Any, **kwargs: Any) -> int:
     """A process of multiprocessing: what it runs, then the average, if that ended well."""
-    global _failed
     code = original(self, *args, **kwargs)
-    _failed = code != 0
-    if _failed:
+    _process.failed = code != 0
+    if _process.failed:
         events.failed()
     else:
         finish()
