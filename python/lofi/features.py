@@ -17,7 +17,7 @@ class Setting:
 
     name: str
     default: object
-    # What it may be: one of these words; or "flag" (0, 1), "count" (a whole number >= 1),
+    # Its values: one of these words; or "flag" (0, 1), "count" (a whole number >= 1),
     # "seconds" (a number > 0), "text".
     kind: tuple[str, ...] | str
     is_shared: bool = False  # it must be the same on every rank, which is checked at start

@@ -26,7 +26,7 @@ from lofi.rounds import rounds
 
 @dataclass(frozen=True)
 class Average:
-    """What an average was taken of."""
+    """The nodes and tensors that an average was taken of, and what it cost."""
 
     nodes: list[int]  # that are in it
     missing: list[int]  # that are not: they did not come, or their weights were not finite
@@ -231,7 +231,7 @@ def meet(here: job.Job, what: str, limit: float) -> None:
     Who comes too late goes to the next meeting, where those who waited in vain find it when they
     call again.
     """
-    # A node that waits at a broadcast of its own shall learn at once that this one is past it.
+    # Another node may wait at a broadcast of its own: it learns at once that this one is past it.
     default = lookup.backend_of(None)
     if default is not None:
         default.source.checker.announce(what)

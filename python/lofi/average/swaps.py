@@ -28,7 +28,7 @@ class Swap:
         self.key, self.target = _key(target), target  # held, so that no other gets its identity
         self.module = unwrap(target) if isinstance(target, torch.nn.Module) else None
         self.items = items
-        # By identity of memory: the items of the exchange are other objects for the same tensors.
+        # The exchange has item objects of its own for the same tensors, so memory is compared.
         known = {_place(change.item.tensor) for change in result.changes}
         self.changes = list(result.changes)
         # A forward in training mode moves buffers; those that are equal everywhere come back too.
@@ -74,7 +74,7 @@ class Swap:
         self._own = [digest(item.tensor) for item in self.items]
 
     def _find_moved(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """Where the script has put the model's values elsewhere meanwhile (another device or
+        """Pairs of tensors where the script has moved the model meanwhile (to another device or
         dtype): the tensors that hold its own weights afterwards, and those that must."""
         if self.module is None:
             return []
@@ -93,7 +93,7 @@ class Swap:
         return not self.is_in and self._own == [digest(item.tensor) for item in self.items]
 
     def _exchange(self, changes: list[Change]) -> None:
-        """What is in the tensors and what is in the row change places, one tensor at a time."""
+        """Exchange the values in the tensors with those kept aside, one tensor at a time."""
         if self.module is not None:
             shards.reshard(self.module)
         with torch.inference_mode(False), torch.no_grad():

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What connects this rank to others: communicators, their memory, and their end."""
+"""The communicators of this rank: a list of them, their memory, and their end."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -64,7 +64,7 @@ def release_communicators() -> None:
 
 
 def _backends() -> list[Any]:
-    """Of all groups, each once."""
+    """The lofi backends of all groups, each once."""
     groups = [group for group in c10d._world.pg_map if isinstance(group, dist.ProcessGroup)]
     backends = [lookup.backend_of(group) for group in groups]
     return [backend for backend in backends if backend is not None]

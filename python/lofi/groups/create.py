@@ -47,7 +47,7 @@ def _split_parent(options: Any) -> Any:
     device = dist.group.WORLD.bound_device_id
     if device is None or device.type == "cpu":
         return None
-    # Before torch 2.14 a plug-in was not told.
+    # Before torch 2.14 a plug-in is not told which group is split.
     whole = getattr(options, "split_from", lookup.backend_of(None))
     return whole.inner(device.type, "node") if isinstance(whole, _C.BackendLofi) else None
 
@@ -71,7 +71,7 @@ def make(
         group, source, timeout, name, here.settings.strict, _cuda_backend_possible()
     )
     if group.node_count == 1:
-        # One node is gloo: the rendezvous, and its errors, belong to the group's creation.
+        # A group inside one node behaves as gloo does: it connects, or fails to, when it is made.
         backend.inner("cpu", "node")
     return backend
 
@@ -162,7 +162,7 @@ class Source:
         rank = members.index(self.group.rank)
         ranks = [self.group.global_rank(member) for member in members]
         made = self.made.setdefault((device, span), Made(device, span, ranks))
-        # One that was released has left its words in the store.
+        # A backend that was released has left its keys in the store, so the next one needs others.
         again = f"/{made.times}" if made.times else ""
         store = dist.PrefixStore(f"lofi/{device}/{label}{again}", self.store)
         made.times += 1

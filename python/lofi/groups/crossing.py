@@ -20,7 +20,7 @@ from lofi.rounds.rounds import wait_for
 _TORCH = os.path.dirname(os.path.abspath(dist.__file__))
 _LOFI = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-# Libraries that do so by nature, and their setting against it.
+# Some libraries broadcast by design; for these the warning names the setting that stops it.
 _HOW_TO_AVOID = {
     "accelerate": ". Rank 0 reads the batches for all ranks here (a streamed dataset): "
     "--accelerator_config '{\"dispatch_batches\": false}' lets each rank read its own"
@@ -59,7 +59,7 @@ class Checker:
                 "and every node waits for it. LOFI_STRICT=1 refuses such calls; "
                 'with lofi.scope("world"): says that it is meant' + _HOW_TO_AVOID.get(library, ""),
             )
-        # Paths may differ between machines; the file's name and the line do not.
+        # Machines may have the script at different paths, so only the file's name is compared.
         self.compare(f"{collective} at {os.path.basename(site)}")
 
     def announce(self, tag: str) -> None:

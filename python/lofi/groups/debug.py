@@ -5,7 +5,7 @@ from typing import Any
 
 from torch.distributed import distributed_c10d as c10d
 
-# Taken before a hook replaces it, which spares lofi's own groups (see lofi.hooks.c10d).
+# The original is kept here because a hook replaces it, to spare lofi's own groups (hooks/c10d.py).
 _wrap = c10d._create_process_group_wrapper
 
 

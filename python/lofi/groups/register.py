@@ -5,7 +5,8 @@ import os
 import sys
 
 NAME = "lofi"
-# Set by the launcher for the processes that the script starts (mp.spawn): see _launch.py.
+# The launcher sets this variable, so that processes that the script starts (mp.spawn) are taken over
+# when they import torch.
 LAUNCHED = "LOFI_LAUNCHED"
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What lofi changes in torch, once, when the first lofi group is made.
+"""The changes that lofi makes in torch, once, when the first lofi group is made.
 
 Hooks sit on classes and modules, never on a user's objects; what they know of a model is kept in
 tables by identity (lofi.job.job), so that deepcopy and pickle of a wrapped model stay clean. Every
@@ -7,6 +7,7 @@ hook calls the original unless a lofi group that spans nodes is involved.
 """
 
 from lofi.hooks import c10d, dcp, ddp, fsdp, functional, optimizer, refuse
+
 
 def install() -> None:
     for module in (c10d, ddp, fsdp, functional, optimizer, refuse, dcp):

@@ -23,8 +23,8 @@ def install() -> None:
 
 
 def _wrap_unless_lofi(original: Any, wrapped_pg: Any, *args: Any, **kwargs: Any) -> Any:
-    # lofi's inner backends are wrapped one by one: a check by the whole group at every
-    # collective would cross nodes, and wait for them.
+    # The wrapper would check every collective with the whole group, across nodes, and wait for
+    # them; lofi's inner backends are wrapped one by one instead.
     if isinstance(wrapped_pg, _C.BackendLofi):
         return wrapped_pg
     return original(wrapped_pg, *args, **kwargs)

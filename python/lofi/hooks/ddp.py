@@ -68,7 +68,7 @@ def _begins(model: Any) -> None:
 
 
 def _join_hook_init(original: Any, self: Any, ddp: Any, *args: Any, **kwargs: Any) -> None:
-    # In join() a rank without any input runs no forward, but all of the others' collectives.
+    # In join() a rank without any input runs no forward, but it runs the collectives of the others.
     _begins(ddp)
     original(self, ddp, *args, **kwargs)
 
@@ -93,14 +93,14 @@ def _init(original: Any, self: Any, module: Any, *args: Any, **kwargs: Any) -> N
     tensors = [*module.parameters(), *module.buffers()]
     trained = [tensor for tensor in tensors if trains.has(tensor)]
     if not trained:
-        # A new model: all nodes start it from the same weights, as at setup.
+        # All nodes start a new model from the same weights, as at setup.
         training.meet_for_new_tensors(group)
         with scope("world"):
             original(self, module, *args, **kwargs)
             events.wrapped(self)
         return
-    # A trained model, wrapped again: a broadcast over nodes would put the first node's training in
-    # place of the others'. Tensors that came new with it still start equal everywhere.
+    # The model has trained and is wrapped again: a broadcast over nodes would overwrite the training
+    # of all nodes with that of the first. Tensors that came new with it still start equal.
     new = [tensor.detach() for tensor in tensors if not trains.has(tensor)]
     if new:
         training.meet_for_new_tensors(group)

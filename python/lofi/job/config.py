@@ -8,9 +8,10 @@ from typing import Any
 from lofi.features import FEATURES, Setting
 
 PREFIX = "LOFI_"
-# Not settings of a run: where statistics go, what the launcher tells its children, the tests' own.
+# These variables are no settings of a job: the path of statistics, the launcher's word to the
+# processes that a script starts, and variables of the tests.
 OTHER_VARIABLES = ("LOFI_STATS", "LOFI_LAUNCHED", "LOFI_TEST_")
-# Settings of later releases. Set, they would promise what does not happen.
+# Later releases have these settings. They are refused here, because nothing would act on them.
 PLANNED = {
     "LOFI_DIR": {""},
     "LOFI_NODES": {""},
@@ -19,7 +20,7 @@ PLANNED = {
 }
 
 
-# Those of every job; features bring their own (see lofi.features).
+# Every job has these; features bring their own (see lofi.features).
 _OF_JOBS = (
     Setting("node_size", 0, "count"),  # ranks in a node; 0: as the launcher or the hosts say
     Setting("strict", False, "flag", is_shared=True),  # refuse what would cross nodes unasked
@@ -46,7 +47,7 @@ class Settings:
         return self._values[name]
 
     def shared(self) -> str:
-        """What must be the same on every rank, for comparison at start."""
+        """The settings that all ranks must share, as one text, which they compare at start."""
         return " ".join(
             f"{PREFIX}{name.upper()}={self._values[name]}"
             for name, setting in SETTINGS.items()

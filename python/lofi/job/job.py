@@ -55,8 +55,8 @@ _jobs = _Jobs()
 
 
 class PerJob(Generic[State]):
-    """What a module knows of a job, and begins anew with the next: `state = PerJob(State)` at the
-    module's top, `state()` where it is needed."""
+    """A module's state of one job, made anew for the next: `state = PerJob(State)` at the module's
+    top, `state()` where it is needed."""
 
     def __init__(self, make: Callable[[], State]) -> None:
         self._make = make

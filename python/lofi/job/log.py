@@ -14,5 +14,5 @@ def log(level: str, line: str) -> None:
 
 
 def say(line: str) -> None:
-    """What the user of the launcher asked for and gets: told whatever the level."""
+    """Tell the user of the launcher what came of it, whatever the level of the log."""
     print(f"lofi: {line}", file=sys.stderr, flush=True)

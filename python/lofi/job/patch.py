@@ -12,7 +12,7 @@ from torch._C._dynamo import eval_frame
 
 
 def _skip_when_compiling(function: Any, callees: bool = False) -> None:
-    """What torch._dynamo.skip_code does, without importing torch._dynamo (seconds)."""
+    """torch._dynamo.skip_code, without importing torch._dynamo, which takes seconds."""
     of_callees = eval_frame._FrameAction.SKIP if callees else eval_frame._FrameAction.DEFAULT
     skip = eval_frame._FrameExecStrategy(eval_frame._FrameAction.SKIP, of_callees)
     eval_frame.set_code_exec_strategy(function.__code__, skip)
@@ -70,7 +70,7 @@ class _Finder(importlib.abc.MetaPathFinder):
                 break
         else:
             return None
-        # find_spec() alone imports nothing: only a load applies, and only once.
+        # A script may call find_spec() without importing: only loading the module applies.
         if spec.loader is not None and hasattr(spec.loader, "exec_module"):
             spec.loader = _Loader(spec.loader, self)
         return spec

@@ -59,7 +59,7 @@ def by_wrapper() -> Iterator[None]:
 
 
 def stats() -> dict[str, Any]:
-    """What this rank has done so far.
+    """Counts of what this rank has done so far.
 
     phase           the phase now
     nodes, node     how many nodes there are, and which is ours

@@ -44,7 +44,7 @@ _SECONDS_BETWEEN_POSTS = 1.0
 
 @dataclass
 class Evaluation:
-    """What one process group's evaluations have come to."""
+    """The state of a job's evaluations."""
 
     armed: dict[str, Target] = field(default_factory=dict)  # by name
     hook: Any = None  # on every module's forward, while something is armed
@@ -186,7 +186,7 @@ def _own_weights(state: Evaluation, why: str) -> None:
 
 
 def _missing(here: job.Job, state: Evaluation, target: Target) -> str:
-    """Who does not come to this evaluation, in words; "" if all are here."""
+    """A sentence that names those who do not come to this evaluation; "" if all are here."""
     at = f"{target.name}/{training.state().steps}"
     state.attempts[at] += 1
     store = dist.PrefixStore(f"lofi/evaluation/{at}/{state.attempts[at]}", here.store)

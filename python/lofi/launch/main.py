@@ -29,7 +29,7 @@ from lofi.job.log import say
 from lofi.job.patch import wrap
 from lofi.models import tracked
 
-# What a script may name; anything else (mpi, ucc, fake) has no inner backend of ours.
+# Backends that a script may name; lofi has no inner backend for others (mpi, ucc, fake).
 _OURS = {"gloo", "nccl"}
 _REGISTERED = register.NAME
 _PROGRAM = {"average", "info", "diff"}  # commands of the program in C
@@ -90,7 +90,8 @@ def _new_process_group(original: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def _destroy(original: Any, group: Any = None) -> Any:
-    # In a `finally` an exception is being handled: a model in an unknown state is not averaged.
+    # A script may call this in a `finally` while an exception is being handled; then the model is
+    # in an unknown state, and is not averaged.
     if group in (None, dist.group.WORLD):
         error = sys.exc_info()[1]
         if error is None or (isinstance(error, SystemExit) and error.code in (None, 0)):
@@ -112,14 +113,15 @@ def _begin() -> None:
 
 @functools.cache
 def _register_end() -> None:
-    # For processes that no launcher runs (a script's subprocess). atexit runs the last registered
-    # first: the average comes before what the first group has registered, such as writing the
-    # statistics.
+    # A script's subprocess is not run by `_run` and has only this. atexit calls the function first
+    # that was registered last, so the average comes before the statistics are written.
     atexit.register(_finish_at_exit)
 
 
 def _finish_at_exit() -> None:
-    if not _process.failed and not hasattr(sys, "last_type"):  # set where an exception ended the process
+    if not _process.failed and not hasattr(
+        sys, "last_type"
+    ):  # set where an exception ended the process
         finish()
 
 

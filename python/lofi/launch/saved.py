@@ -30,7 +30,7 @@ from lofi.models.items import collect, digest, plain_name, unwrap
 
 @dataclass
 class Files:
-    """What this rank's script has written: the step count at that time, by path."""
+    """The files that this rank's script has written, with the step count at that time."""
 
     steps: dict[str, int] = field(default_factory=dict)
     unreadable: set[str] = field(default_factory=set)
@@ -47,15 +47,15 @@ _opened = threading.local()  # the path of the file that torch.save writes now
 
 def install() -> None:
     events.save.subscribe(_record)
-    # Not torch.save itself: torch._dynamo, imported later, trips over a second function under
-    # its two names.
+    # torch.save itself stays as it is: torch knows it by two names, and importing torch._dynamo
+    # fails if they are two functions.
     wrap(torch.serialization, "_open_zipfile_writer", _note_path)
     wrap(torch.serialization, "_save", _note_content)
     when_imported("safetensors.torch", lambda m: wrap(m, "serialize_file", _note_safetensors))
 
 
 def _note_path(original: Callable[..., Any], target: Any) -> Any:
-    # Also a file that the script has opened itself.
+    # The script may have opened the file itself; then the object has its name.
     path = target if isinstance(target, (str, os.PathLike)) else getattr(target, "name", None)
     _opened.path = path if isinstance(path, (str, os.PathLike)) else None
     return original(target)
@@ -63,7 +63,7 @@ def _note_path(original: Callable[..., Any], target: Any) -> Any:
 
 def _note_content(original: Callable[..., Any], content: Any, *args: Any, **kwargs: Any) -> Any:
     path, _opened.path = getattr(_opened, "path", None), None
-    # Random generators' states, arguments and the like are no weights.
+    # A file without floating point (states of random generators, arguments) holds no weights.
     if path is not None and any(t.is_floating_point() for _, t in tensors_of(content)):
         _note(path)
     return original(content, *args, **kwargs)
@@ -124,7 +124,7 @@ class Rewrite:
     replacements: dict[str, tuple[int, str]]  # name in the file -> model and name there
 
     def write(self, how: str, states: list[State]) -> str:
-        """Where it was written. `states` now hold the average."""
+        """Write the average, which `states` now hold, and return the path."""
         target = self.path if how == "inplace" else beside(self.path)
         held = dict(tensors_of(self.content))
         put = {
@@ -184,7 +184,7 @@ def holds(path: str, states: list[State]) -> bool:
 
 
 def _matches(tensors: State, states: list[State]) -> dict[str, tuple[int, str]]:
-    # Some libraries give a part of the tensors other names in the file: whichever finds more.
+    # Some libraries rename a part of the tensors in the file, so the search that finds more wins.
     by_name, by_value = _by_name(tensors, states), _by_value(tensors, states)
     return by_value if len(by_value) > len(by_name) else by_name
 
@@ -203,7 +203,7 @@ def _by_name(tensors: State, states: list[State]) -> dict[str, tuple[int, str]]:
         dot = f"{prefix}." if prefix else ""
         is_whole = len(set(names.values())) == len(states[index])
         others = [path for path in tensors if path.startswith(dot) and path not in names]
-        # Half of a model by names is not a part of it, but a whole one under other names.
+        # If only half of a model's names fit, the file holds a whole model under other names.
         if not is_whole and any(tensors[path].is_floating_point() for path in others):
             continue
         if not any(path in replacements for path in names) and all(
@@ -228,7 +228,7 @@ def _by_value(tensors: State, states: list[State]) -> dict[str, tuple[int, str]]
             if fits:
                 found[fits[0]] = (index, name)
                 paths.remove(fits[0])
-        # Constants, a frozen layer's ones, say, are like those of anything.
+        # A constant tensor (the ones of a frozen layer, say) tells nothing: any model has such.
         telling = any(tensors[path].min() != tensors[path].max() for path in found)
         if telling and len(found) in (len(model), len(tensors)):
             return found

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What an average is taken of: the tensors of a module, a state dict, an optimizer or a list."""
+"""The tensors of a target: of a module, a state dict, an optimizer or a list."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Item:
         return self.tensor.dtype
 
     def describe(self) -> str:
-        """What must be equal in all nodes, on one line."""
+        """Name, dtype, shape and kind on one line: they must be equal in all nodes."""
         kind = " shard" if self.is_shard else ""
         where = "" if self.tensor.is_cpu else f" on {self.tensor.device.type}"
         return f"{self.name} {str(self.dtype)[6:]} {list(self.shape)}{kind}{where}"

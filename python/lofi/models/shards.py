@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What FSDP holds of a module: the shards that are its weights, whatever it shows at the moment."""
+"""FSDP keeps a module's weights as shards, whatever the module shows at the moment: these."""
 
 import sys
 from typing import Any
@@ -49,7 +49,8 @@ def _reshard_fsdp1(part: Any) -> None:
     from torch.distributed.fsdp._common_utils import HandleTrainingState
 
     handle = part._handle
-    # In summon_full_params the whole parameters are the script's to write, and written back.
+    # Within summon_full_params the script may write into the whole parameters, which FSDP writes
+    # back afterwards: they stay gathered.
     is_idle = handle._training_state == HandleTrainingState.IDLE
     has_run = hasattr(handle.flat_param, "_full_param_padded")
     if is_idle and has_run and not handle.needs_unshard():

@@ -28,16 +28,16 @@ class Target:
         return self.name.startswith("copy")
 
 
-# By identity of a module: a weak reference to it, and its target.
+# The key is the identity of a module; with it come a weak reference to it, and its target.
 _table: PerJob[dict[int, tuple[Any, Target]]] = PerJob(dict)
 
-# Copies that follow a model (EMA), and weakly the model that they follow, as they were made: that
-# is before the process group knows of the model, often before it is wrapped.
+# Each copy that follows a model (EMA) with a weak reference to this model. Copies are noted when they
+# are made, which is before the job knows of the model, and often before the model is wrapped.
 _copies: "weakref.WeakKeyDictionary[torch.nn.Module, Any]" = weakref.WeakKeyDictionary()
 
 
-# Under the launcher, models and copies must live until the average at the end, also when the
-# function that made them has returned.
+# Under the launcher the function that made a model may return before the end, where the model is
+# averaged; so this list keeps models and copies alive. None: nothing is kept.
 _kept: list[torch.nn.Module] | None = None
 
 

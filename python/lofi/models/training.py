@@ -19,7 +19,7 @@ from lofi.models.items import digests_of, named_tensors
 
 @dataclass
 class Training:
-    """What trains in a job, and how far it has come."""
+    """The models that train in a job, and how far training has come."""
 
     # Wrapped models that have trained, with the digests of their first weights.
     models: "weakref.WeakKeyDictionary[torch.nn.Module, dict[str, bytes]]" = field(
