@@ -5,8 +5,8 @@ import os
 import sys
 
 NAME = "lofi"
-# The launcher sets this variable, so that processes that the script starts (mp.spawn) are taken over
-# when they import torch.
+# The launcher sets this variable, so that processes of the script (mp.spawn) are taken over when
+# they import torch.
 LAUNCHED = "LOFI_LAUNCHED"
 
 

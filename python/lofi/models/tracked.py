@@ -31,8 +31,8 @@ class Target:
 # The key is the identity of a module; with it come a weak reference to it, and its target.
 _table: PerJob[dict[int, tuple[Any, Target]]] = PerJob(dict)
 
-# Each copy that follows a model (EMA) with a weak reference to this model. Copies are noted when they
-# are made, which is before the job knows of the model, and often before the model is wrapped.
+# Each copy that follows a model (EMA) with a weak reference to this model. Copies are noted when
+# they are made, which is before the job knows of the model, and often before the model is wrapped.
 _copies: "weakref.WeakKeyDictionary[torch.nn.Module, Any]" = weakref.WeakKeyDictionary()
 
 
