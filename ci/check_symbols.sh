@@ -14,7 +14,7 @@ nm --dynamic --defined-only "$library" | awk '$2 ~ /[A-Z]/ && $3 !~ /^LOFI_/ {pr
 sed -n 's/^ *\(lofi_[a-z0-9_]*\);$/\1/p' c_api/lofi.map | sort > "$work/listed"
 # The preprocessor removes comments and line markers; a declaration is a name before "(" that is
 # neither a macro nor the type in a pointer to a function.
-${CC:-cc} -std=c11 -E -P c_api/lofi.h | tr '\n' ' ' | sed 's/typedef [^;{]*;//g' |
+${CC:-cc} -std=c11 -E -P -Ic_api c_api/lofi.h | tr '\n' ' ' | sed 's/typedef [^;{]*;//g' |
   grep -oP '\blofi_[a-z0-9_]* *\((?!\*)' | tr -d ' (' | sort -u > "$work/declared"
 
 status=0
