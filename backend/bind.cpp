@@ -401,21 +401,6 @@ int64_t find_nonfinite(const at::Tensor &tensor)
                                elements_of(tensor));
 }
 
-std::vector<int> average_members(const std::vector<std::tuple<bool, int64_t, double>> &nodes,
-                                 int min_nodes)
-{
-    std::vector<lofi_node_report> reports;
-    for (const auto &[present, nonfinite, weight] : nodes) {
-        reports.push_back({present, 0, nonfinite, weight});
-    }
-    std::vector<int> members(reports.size());
-    int count = 0;
-    check(lofi_average_members(reports.data(), static_cast<int>(reports.size()), min_nodes,
-                               members.data(), &count));
-    members.resize(count);
-    return members;
-}
-
 std::vector<std::tuple<uint64_t, uint64_t, uint64_t>> chunks(uint64_t total, int nodes,
                                                              int local_size, uint64_t chunk)
 {
@@ -573,7 +558,6 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m)
           py::arg("stream"), release_gil(), "lofi_cuda_mean of lofi.h.");
     m.def("digest", &digest);
     m.def("find_nonfinite", &find_nonfinite, release_gil());
-    m.def("average_members", &average_members, py::arg("nodes"), py::arg("min_nodes"));
     m.def("chunks", &chunks, py::arg("total"), py::arg("nodes"), py::arg("local_size"),
           py::arg("chunk"));
     for (const auto add : Binding::all())

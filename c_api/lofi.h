@@ -26,6 +26,7 @@
 #include "lofi/files.h"      /* checkpoints in files, and averages of them */
 #include "lofi/mirror.h"     /* what runs while nodes train apart; phases, scopes, statistics */
 #include "lofi/nodes.h"      /* which ranks make a node; where a process group lies among them */
+#include "lofi/round.h"      /* who is in an average; meetings of any kind */
 #include "lofi/values.h"     /* types of elements, means, fingerprints */
 
 #endif /* LOFI_H */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The average over nodes: who is in it, how its data are cut, and the whole for C programs. */
+/* The average over nodes: how its data are cut, and the whole for C programs. */
 #ifndef LOFI_AVERAGE_H
 #define LOFI_AVERAGE_H
 
@@ -8,26 +8,6 @@
 #include "lofi/values.h"
 
 LOFI__DECLARATIONS_BEGIN
-
-/* What one node says of itself before an average. */
-typedef struct lofi_node_report {
-    int32_t present;   /* 0: it did not come */
-    int32_t reserved;  /* 0 */
-    int64_t nonfinite; /* index of its first tensor that differs between nodes and is not finite;
-                          -1: all are finite */
-    double weight;     /* finite, > 0 */
-} lofi_node_report;
-
-/*
- * Decides who is in an average: the nodes that are present and finite. Pure; the same answer on
- * every rank. Writes to `members` (capacity `nodes`) the numbers of the nodes that are in,
- * ascending, and to `member_count` how many. What an absent node reports is not read.
- * LOFI_INVALID for a bad weight (names the node), and for min_nodes outside of 1 ... nodes;
- * LOFI_PEER_LOST when fewer than `min_nodes` are present; LOFI_STATE when no present node is
- * finite.
- */
-lofi_status lofi_average_members(const lofi_node_report *reports, int nodes, int min_nodes,
-                                 int *members, int *member_count);
 
 /* One step of an average that is streamed in chunks. `count` elements from `begin` are averaged;
  * they are cut into local_size shards, one for each rank of a node, and each shard into `nodes`

@@ -278,7 +278,7 @@ class Run:
         for of_node, weight in zip(self._gather_number(bad), weights, strict=True):
             bad_here = [index for index in of_node if index >= 0]
             reports.append((True, min(bad_here, default=-1), weight))
-        members = _C.average_members(reports, self.nodes)
+        members = _C.round_members(reports, self.nodes)
         for node, (_, index, _) in enumerate(reports):
             if node not in members and self.topology.rank % self.node_size == 0:
                 log(

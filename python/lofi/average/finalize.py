@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The nodes' average of a target: for good (finalize_average), or for a while (averaged)."""
 
-import functools
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +20,9 @@ from lofi.job.log import log
 from lofi.job.native import _C
 from lofi.models import training
 from lofi.models.items import Item, collect, unwrap
-from lofi.rounds import rounds
+from lofi.rounds import progress
+from lofi.rounds.board import job_board
+from lofi.rounds.rounds import Round
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def _taken(
     with torch.inference_mode(False):
         items = collect(target)
         if not here.spans_nodes:
-            _C.average_members([(True, -1, float(weight))], 1)  # refuses a bad weight
+            _C.round_members([(True, -1, float(weight))], 1)  # refuses a bad weight
         else:
             meet(here, what, limit)
         is_within = _C.phase() == "evaluate"  # of another target
@@ -235,30 +236,29 @@ def meet(here: job.Job, what: str, limit: float) -> None:
     default = lookup.backend_of(None)
     if default is not None:
         default.source.checker.announce(what)
-    ranks = [str(rank) for rank in range(here.topology.world_size)]
-    nodes = here.topology.node_count
-    stop = functools.partial(rounds.any_failed, here.store, nodes)
+    size = here.topology.world_size
+    at = progress.of_job()
     waits = f"node {here.node} waits at {what} for the other nodes"
     while True:
         _count().taken += 1
-        store = dist.PrefixStore(f"lofi/average/{_count().taken}", here.store)
         try:
-            is_over = store.check(["verdict"])
-            missing = rounds.meet(store, str(here.rank), ranks, limit, waits, stop)
+            board = job_board().part(f"average/{_count().taken}")
+            is_over = Round(board, None, size).look() is not None
+            closed = Round(board, here.rank, size).meet(limit, waits, stop=at.any_failed)
         except dist.DistNetworkError as error:
             raise dist.DistBackendError(
                 f"lofi.{what}: the store of the job, which torchrun or rank 0 holds, can't be "
                 "reached: has it ended? This node keeps its own weights"
             ) from error
-        if not missing:
+        if not closed.missing:
             return
         if not is_over:
             break
     if default is not None:
         default.source.checker.withdraw()
-    late = sorted({int(rank) // here.topology.node_size for rank in missing})
+    late = sorted({rank // here.topology.node_size for rank in closed.missing})
     others = [node for node in late if node != here.node]
-    failed = [node for node in others if rounds.place_of(here.store, node) == "failed"]
+    failed = [node for node in others if at.has_failed(node)]
     why = f"node(s) {late} did not come within {limit:g} s (LOFI_TIMEOUT)"
     if failed:
         why = f"node(s) {failed} ended with an error, and {late} did not come"

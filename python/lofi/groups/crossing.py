@@ -15,7 +15,8 @@ import torch.distributed as dist
 
 from lofi.job import job
 from lofi.job.log import log
-from lofi.rounds.rounds import wait_for
+from lofi.rounds.board import StoreBoard
+from lofi.rounds.rounds import DIFFERS, Round
 
 _TORCH = os.path.dirname(os.path.abspath(dist.__file__))
 _LOFI = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -39,12 +40,13 @@ def call_site() -> str:
 
 
 class Checker:
-    """Compares tags among the members of one group."""
+    """Compares tags among the nodes of one group: the rank at each place with its images."""
 
     def __init__(self, group: Any, store: Any):
         self.group = group
-        self.store = dist.PrefixStore("lofi/tags", store)
-        self.count = 0
+        self.board = StoreBoard(store).part("tags")
+        self.round: Round | None = None  # the last one
+        self.count = 0  # of rounds
         self.warned: set[str] = set()
 
     def check(self, collective: str) -> None:
@@ -63,38 +65,51 @@ class Checker:
         self.compare(f"{collective} at {os.path.basename(site)}")
 
     def announce(self, tag: str) -> None:
-        """Say where this rank is, for ranks that will compare; wait for nobody."""
-        self.count += 1
-        self.store.set(f"{self.count}/{self.group.rank}", tag)
+        """Say where this rank is, for its images, which may be comparing; wait for nobody."""
+        self._next().announce(tag)
 
     def withdraw(self) -> None:
         """Take back what was announced last: this rank did not go on from there."""
-        self.store.delete_key(f"{self.count}/{self.group.rank}")
-        self.count -= 1
+        if self.round is not None and self.round.look() is None:
+            self.round.withdraw()
+            self.count -= 1
+
+    def _next(self) -> Round:
+        self.count += 1
+        group = self.group
+        place, node = group.place(group.rank), group.node_of(group.rank)
+        board = self.board.part(f"{self.count}/{place}")
+        self.round = Round(board, node, group.node_count, kind=DIFFERS)
+        return self.round
 
     def compare(self, tag: str) -> None:
-        self.announce(tag)
-        group = self.group
-        mine = group.node_of(group.rank)
-        for index in range(group.node_count):
-            if index == mine:
-                continue
-            node = group.node_number(index)
-            image = group.member(index, group.place(group.rank))
-            other = self._get(f"{self.count}/{image}", tag, node)
-            if other != tag:
-                raise RuntimeError(
-                    f"lofi: nodes have drifted apart: node {job.current().node} is at {tag}, "
-                    f"node {node} at {other}. While nodes train apart, every node must reach an "
-                    "exchange that crosses nodes the same number of times; skip it on all nodes, "
-                    "or average first (lofi.finalize_average)"
-                )
-
-    def _get(self, key: str, tag: str, node: int) -> str:
+        """Raise unless this rank's images announce the same tag."""
         limit = job.current().settings.timeout
-        if not wait_for(self.store, [key], limit, f"{tag} waits for node {node}"):
-            raise dist.DistBackendError(
-                f"lofi: {tag}: node {node} did not come to it within {limit:g} s (LOFI_TIMEOUT). "
-                "It may have stopped early or failed; its own log says more"
+        meeting = self._next()
+        nodes = [self.group.node_number(index) for index in range(self.group.node_count)]
+
+        def differs() -> bool:
+            words = (meeting.word_of(index) for index in range(len(nodes)))
+            return any(word not in ("", tag) for word in words)
+
+        what = f"{tag} waits for other nodes"
+        closed = meeting.meet(limit, what, word=tag, stop=differs)
+        if closed.value >= 0:
+            first = closed.members[0]
+            other = closed.value if meeting.word_of(first) == tag else first
+            raise RuntimeError(
+                f"lofi: nodes have drifted apart: node {job.current().node} is at {tag}, "
+                f"node {nodes[other]} at {meeting.word_of(other)}. While nodes train apart, every "
+                "node must reach an exchange that crosses nodes the same number of times; skip it "
+                "on all nodes, or average first (lofi.finalize_average)"
             )
-        return self.store.get(key).decode()
+        if meeting.member in closed.missing:
+            raise dist.DistBackendError(
+                f"lofi: {tag}: this node came to it after the others had given up waiting "
+                f"({limit:g} s, LOFI_TIMEOUT)"
+            )
+        if closed.missing:
+            raise dist.DistBackendError(
+                f"lofi: {tag}: node {nodes[closed.missing[0]]} did not come to it within {limit:g} "
+                "s (LOFI_TIMEOUT). It may have stopped early or failed; its own log says more"
+            )

@@ -99,8 +99,8 @@ def _init(original: Any, self: Any, module: Any, *args: Any, **kwargs: Any) -> N
             original(self, module, *args, **kwargs)
             events.wrapped(self)
         return
-    # The model has trained and is wrapped again: a broadcast over nodes would overwrite
-    # what all nodes have learnt with the weights of the first. Tensors that came new with it still start equal.
+    # The model has trained and is wrapped again: a broadcast over nodes would overwrite what all
+    # nodes have learnt with the first one's weights. Tensors that are new to it still start equal.
     new = [tensor.detach() for tensor in tensors if not trains.has(tensor)]
     if new:
         training.meet_for_new_tensors(group)

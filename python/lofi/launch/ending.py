@@ -15,7 +15,7 @@ from lofi.job.native import _C
 from lofi.launch import saved, signals
 from lofi.launch.saved import State
 from lofi.models import tracked, training
-from lofi.rounds import rounds
+from lofi.rounds import progress
 
 
 def install() -> None:
@@ -49,8 +49,8 @@ def finish(is_over: bool) -> None:
     files = saved.find(states)
     insurance = _keep_own_weights(here, states, "SIGTERM") if told_to_end else None
     try:
-        if here.rank % here.topology.node_size == 0:
-            rounds.post(here.store, here.node, "end")
+        if here.place == 0:
+            progress.of_job().post(here.node, "end")
         averages = [finalize.finalize_average(target) for target in models or [tensors]]
         averages += [finalize.finalize_average(copy) for copy in _common(copies)]
     except (RuntimeError, ValueError) as error:  # dist's errors are RuntimeErrors
@@ -124,7 +124,7 @@ def _named(states: list[State]) -> dict[str, State]:
 
 def _keep_own_weights(here: job.Job, states: list[State], why: str) -> str | None:
     """There is no average, or none yet: each node's first rank writes what the node has. Where."""
-    if here.rank % here.topology.node_size or not states:
+    if here.place or not states:
         return None
     last = saved.last()
     folder = os.path.dirname(last) if last else os.getcwd()
@@ -148,7 +148,7 @@ def failed() -> None:
         return
     if dist.is_initialized():
         with suppress(dist.DistNetworkError, dist.DistStoreError):
-            rounds.post_failure(here.store, here.node)
+            progress.of_job().post_failure(here.node)
     last = saved.last()
     if last and _C.phase() in ("train", "evaluate"):
         say(f"nothing was averaged: {last} holds the weights of node {here.node} alone")

@@ -30,7 +30,9 @@ from lofi.job.native import _C
 from lofi.job.patch import not_compiled, wrap
 from lofi.models import tracked, training
 from lofi.models.tracked import Target
-from lofi.rounds import rounds
+from lofi.rounds import progress
+from lofi.rounds.board import job_board
+from lofi.rounds.rounds import Round
 
 # Ranks of a node come to an evaluation together, up to a data loader's start. A rank that comes
 # alone (`if rank == 0: evaluate(model)`) waits this long once, and then for a moment only.
@@ -77,7 +79,7 @@ def _post_progress(steps: int) -> None:
     is_due = now - state.posted > _SECONDS_BETWEEN_POSTS
     if here.spans_nodes and here.place == 0 and is_due:
         state.posted = now
-        rounds.post(here.store, here.node, str(steps))
+        progress.of_job().post(here.node, str(steps))
 
 
 def _train(original: Any, self: Any, mode: bool = True) -> Any:
@@ -187,41 +189,38 @@ def _own_weights(state: Evaluation, why: str) -> None:
 
 def _missing(here: job.Job, state: Evaluation, target: Target) -> str:
     """A sentence that names those who do not come to this evaluation; "" if all are here."""
-    at = f"{target.name}/{training.state().steps}"
+    steps, size, node = training.state().steps, here.topology.node_size, here.node
+    at = f"{target.name}/{steps}"
     state.attempts[at] += 1
-    store = dist.PrefixStore(f"lofi/evaluation/{at}/{state.attempts[at]}", here.store)
-    size, node = here.topology.node_size, here.node
+    board = job_board().part(f"evaluation/{at}/{state.attempts[at]}")
 
-    ours = dist.PrefixStore(f"node {node}", store)
-    places = [str(place) for place in range(size)]
+    ours = Round(board.part(f"node {node}"), here.place, size)
     grace = min(_GRACE_OF_A_LONER if state.came_alone else GRACE_SECONDS, here.settings.timeout)
     what = f"rank {here.rank} waits at an evaluation for the ranks of its node"
-    missing = rounds.meet(ours, str(here.rank % size), places, grace, what)
+    missing = ours.meet(grace, what).missing
     if missing:
         state.came_alone = True
-        ranks = [node * size + int(place) for place in missing]
+        ranks = [node * size + place for place in missing]
         return (
             f"ranks {ranks} of node {node} do not come to the evaluation that others of the node "
             "have begun (evaluate on all ranks to see the accuracy of the average)"
         )
 
-    rounds.post(here.store, node, f"{training.state().steps}")
-    nodes = [str(k) for k in range(here.topology.node_count)]
+    others = progress.of_job()
+    others.post(node, str(steps))
     what = f"node {node} waits at an evaluation for the other nodes"
-    missing = rounds.meet(
-        store, str(node), nodes, here.settings.timeout, what, lambda: _is_past(here), poll=1.0
+    missing = (
+        Round(board, node, here.topology.node_count)
+        .meet(
+            here.settings.timeout,
+            what,
+            stop=lambda: others.any_past(steps, but=node),
+            poll=1.0,
+        )
+        .missing
     )
-    return f"node(s) {', '.join(missing)} do not come to this evaluation" if missing else ""
-
-
-def _is_past(here: job.Job) -> bool:
-    """A node is past the evaluation at which this one waits, and will not come."""
-    for node in range(here.topology.node_count):
-        place = rounds.place_of(here.store, node)
-        is_past = place and (not place.isdigit() or int(place) > training.state().steps)
-        if node != here.node and is_past:
-            return True
-    return False
+    names = ", ".join(map(str, missing))
+    return f"node(s) {names} do not come to this evaluation" if missing else ""
 
 
 def _warn_if_frequent(here: job.Job, state: Evaluation) -> None:

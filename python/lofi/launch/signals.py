@@ -15,6 +15,8 @@ from typing import Any
 from lofi.job import events, job
 from lofi.job.log import say
 from lofi.models import training
+from lofi.rounds.board import job_board
+from lofi.rounds.rounds import LEAST, Round
 
 
 class ToldToEnd(SystemExit):
@@ -52,14 +54,15 @@ def _before_step(optimizer: Any) -> None:
     if signal.getsignal(signal.SIGTERM) is not _note:
         return
     here = job.current()
-    key = f"lofi/stop/{here.node}"
-    if state.told and not here.store.check([key]):
-        here.store.compare_set(
-            key, "", str(training.state().updates + len(training.state().optimizers))
-        )
-    if here.store.check([key]) and training.state().updates >= int(here.store.get(key)):
-        if here.rank % here.topology.node_size == 0:
-            updates = training.state().updates - 1
+    trains, size = training.state(), here.topology.node_size
+    board = job_board().part(f"stop/{here.node}")
+    closed = Round(board, None, size).look()
+    if state.told and closed is None:
+        word = str(trains.updates + len(trains.optimizers))
+        closed = Round(board, here.place, size, close_at=1, kind=LEAST).announce(word)
+    if closed is not None and trains.updates >= closed.value:
+        if here.place == 0:
+            updates = trains.updates - 1
             say(f"SIGTERM: node {here.node} stops after {updates} optimizer steps, to average")
         state.stopped = True
         raise ToldToEnd(0)

@@ -5,6 +5,7 @@ Tables by identity, never attributes: a deep copy or a pickle of a model must no
 """
 
 import weakref
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +13,12 @@ import torch
 import torch.distributed as dist
 
 from lofi.groups import lookup
+from lofi.job import job
 from lofi.job.job import PerJob
 from lofi.models.items import unwrap
+from lofi.rounds import progress
+from lofi.rounds.board import job_board
+from lofi.rounds.rounds import LEAST, Round
 
 
 @dataclass(eq=False)
@@ -92,14 +97,25 @@ def targets() -> list[Target]:
     return sorted(alive, key=lambda target: (target.is_copy, int(target.name.split()[1])))
 
 
+_counted: PerJob[Counter[str]] = PerJob(Counter)  # counts taken, by group
+
+
 def count_everywhere(count: int, group: Any) -> int:
     """How many copies every rank of the group has: some scripts make one on rank 0 alone."""
-    least = torch.tensor([count])
-    backend = lookup.backend_of(group)
-    if backend is None:
+    if lookup.backend_of(group) is None:
         return 0
-    dist.all_reduce(least, dist.ReduceOp.MIN, group)
-    return int(least)
+    _counted()[group.group_name] += 1
+    limit = job.current().settings.timeout
+    board = job_board().part(f"copies/{group.group_name}/{_counted()[group.group_name]}")
+    what = "the count of copies (EMA) waits for the other ranks"
+    meeting = Round(board, dist.get_rank(group), dist.get_world_size(group), kind=LEAST)
+    closed = meeting.meet(limit, what, word=str(count), stop=progress.of_job().any_failed)
+    if closed.missing:
+        raise dist.DistBackendError(
+            f"lofi: ranks {closed.missing} did not say within {limit:g} s (LOFI_TIMEOUT) how many "
+            "copies (EMA) of the model they hold: have they ended?"
+        )
+    return closed.value
 
 
 def inner(module: torch.nn.Module) -> torch.nn.Module:

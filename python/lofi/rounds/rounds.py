@@ -1,95 +1,135 @@
 # SPDX-License-Identifier: MIT
-"""Waiting for other ranks by the store, so that no collective begins that can't end."""
+"""Rounds: members announce themselves on a board, it is closed once, and all learn who is in.
+
+No collective of a job begins before a round has said that all are there to end it. liblofi decides
+(lofi/round.h); here its steps are taken on the board.
+"""
 
 import time
 from collections.abc import Callable
-from datetime import timedelta
-from typing import Any
-
-import torch.distributed as dist
+from dataclasses import dataclass
 
 from lofi.job.log import log
+from lofi.job.native import _C
+from lofi.rounds.board import Board
 
-_POLL = 5.0  # seconds after which a waiting rank looks whether it still should
-_QUIET_SECONDS = 30.0  # after which a waiting rank says whom it waits for
-_ALL_HERE = "all here"
+LEAST, DIFFERS, NOTHING = _C.ROUND_LEAST, _C.ROUND_DIFFERS, _C.ROUND_NOTHING
+
+_POLL = 5.0  # seconds after which a member that waits asks whether somebody is known not to come
+_QUIET_SECONDS = 30.0  # after which a member that waits says whom it waits for
+_VERDICT = "verdict"
 
 
-def meet(
-    store: Any,
-    me: str,
-    everybody: list[str],
-    seconds: float,
-    what: str,
-    stop: Callable[[], bool] | None = None,
-    poll: float = _POLL,
-) -> list[str]:
-    """Wait until everybody is at this store's meeting; who is missing, [] if all are here.
+@dataclass(frozen=True)
+class Closed:
+    """A round that is closed."""
 
-    One word decides for all: the last to come writes that all are here, or the first to give up
-    (when the time is over, or as soon as `stop()` says so, asked every `poll` seconds) writes whom
-    it missed. So all get the same answer, whenever they come. `what` says in the log who waits for
-    whom.
+    members: list[int]  # who is in
+    missing: list[int]  # who is not
+    value: int  # of the words of those who are in: see Round
+
+
+class Round:
+    """One round of `member_count` members, on a board of its own.
+
+    member    the number of this one; None: it looks on, and announces nothing.
+    close_at  as many announcements close the round at once; 0: all.
+    kind      of the value: LEAST, the smallest of the whole numbers that were announced; DIFFERS,
+              the first member whose word is not the lowest member's, or -1; NOTHING, 0.
     """
-    store.set(me, b"here")
-    if store.check(["verdict"]):
-        return _missing(store.get("verdict"))
-    if store.check(everybody):
-        return _missing(store.compare_set("verdict", "", _ALL_HERE))
-    if wait_for(store, ["verdict"], seconds, what, stop, poll):
-        return _missing(store.get("verdict"))
-    late = [name for name in everybody if not store.check([name])]
-    return _missing(store.compare_set("verdict", "", " ".join(late) or _ALL_HERE))
 
+    def __init__(
+        self,
+        board: Board,
+        member: int | None,
+        member_count: int,
+        close_at: int = 0,
+        kind: int = NOTHING,
+    ) -> None:
+        self.board, self.member, self.count = board, member, member_count
+        self._round = _C.Round(member_count, -1 if member is None else member, close_at, kind)
+        self._close_at = close_at or member_count
 
-def post(store: Any, node: int, place: str) -> None:
-    """Say where a node is: after so many steps, or at the "end"."""
-    store.set(f"lofi/at/{node}", place)
+    def meet(
+        self,
+        seconds: float,
+        what: str,
+        word: str = "here",
+        stop: Callable[[], bool] | None = None,
+        poll: float = _POLL,
+    ) -> Closed:
+        """Announce this member, and wait until the round is closed: by the last one to come, or by
+        the first whose time is up, or that learns from `stop()`, asked every `poll` seconds, that
+        somebody will not come. `what` says in the log who waits for whom."""
+        self._go(word, lambda: self._wait(seconds, what, stop, poll))
+        return self._closed()
 
+    def announce(self, word: str) -> Closed | None:
+        """Announce this member, and wait for nobody; the outcome if that closes the round."""
+        self._go(word, None)
+        return self.look()
 
-def post_failure(store: Any, node: int) -> None:
-    store.set(f"lofi/failed/{node}", "")
+    def look(self) -> Closed | None:
+        """The outcome, if the round is closed by now."""
+        if self._round.next == _C.ROUND_WAIT and self.board.has_all([_VERDICT]):
+            self._round.tell(yes=True)
+        if self._round.next == _C.ROUND_READ:
+            self._round.tell(verdict=self.board.get(_VERDICT))
+        return self._closed() if self._round.next == _C.ROUND_CLOSED else None
 
+    def withdraw(self) -> None:
+        """Take back an announcement; the others find that this member has not come."""
+        self.board.remove(str(self.member))
 
-def place_of(store: Any, node: int) -> str:
-    """What was posted last of a node; "failed" for good; "" if nothing."""
-    if store.check([f"lofi/failed/{node}"]):
-        return "failed"
-    key = f"lofi/at/{node}"
-    return store.get(key).decode() if store.check([key]) else ""
+    def word_of(self, member: int) -> str:
+        return self.board.get(str(member)) or ""
 
+    # -- the steps ----------------------------------------------------------------------------
 
-def any_failed(store: Any, nodes: int) -> bool:
-    return any(place_of(store, node) == "failed" for node in range(nodes))
+    def _go(self, word: str, wait: Callable[[], bool] | None) -> None:
+        """Take steps until the round is closed, or, without `wait`, until one has to wait."""
+        board, steps = self.board, self._round
+        while (step := steps.next) != _C.ROUND_CLOSED:
+            if step == _C.ROUND_ANNOUNCE:
+                board.put(str(self.member), word)
+                steps.tell()
+            elif step == _C.ROUND_LOOK:
+                steps.tell(yes=self._are_enough())
+            elif step == _C.ROUND_WAIT:
+                if wait is None:
+                    return
+                steps.tell(yes=wait())
+            elif step == _C.ROUND_LIST:
+                steps.tell(words=[board.get(str(member)) for member in range(self.count)])
+            elif step == _C.ROUND_CLOSE:
+                steps.tell(verdict=board.put_once(_VERDICT, steps.verdict))
+            else:
+                steps.tell(verdict=board.get(_VERDICT))
 
+    def _are_enough(self) -> bool:
+        names = [str(member) for member in range(self.count)]
+        if self._close_at == self.count:
+            return self.board.has_all(names)
+        return self._close_at == 1 or sum(map(self._has, names)) >= self._close_at
 
-def _missing(verdict: bytes) -> list[str]:
-    text = verdict.decode()
-    return [] if text == _ALL_HERE else text.split()
+    def _has(self, name: str) -> bool:
+        return self.board.has_all([name])
 
-
-def wait_for(
-    store: Any,
-    keys: list[str],
-    seconds: float,
-    what: str,
-    stop: Callable[[], bool] | None = None,
-    poll: float = _POLL,
-) -> bool:
-    """Wait until all keys exist; False when the time is up, or `stop()` says that they won't come.
-    Says whom it waits for now and then."""
-    # store.wait, not a loop of looks at it: a rank that sleeps when the last word comes may find
-    # the store gone with the process that held it; and waiting nodes send nothing.
-    begin = time.monotonic()
-    told = begin
-    while True:
-        left = seconds - (time.monotonic() - begin)
-        try:
-            store.wait(keys, timedelta(seconds=max(min(poll, left), 0.001)))
-            return True
-        except dist.DistStoreError:
+    def _wait(
+        self, seconds: float, what: str, stop: Callable[[], bool] | None, poll: float
+    ) -> bool:
+        begin = told = time.monotonic()
+        while True:
+            left = seconds - (time.monotonic() - begin)
+            if self.board.wait(_VERDICT, min(poll, left)):
+                return True
             if left <= 0 or (stop is not None and stop()):
                 return False
-        if time.monotonic() - told > _QUIET_SECONDS:
-            told = time.monotonic()
-            log("warn", f"{what} ({told - begin:.0f} s of {seconds:g})")
+            if time.monotonic() - told > _QUIET_SECONDS:
+                told = time.monotonic()
+                log("warn", f"{what} ({told - begin:.0f} s of {seconds:g})")
+
+    def _closed(self) -> Closed:
+        members = self._round.members
+        missing = [member for member in range(self.count) if member not in set(members)]
+        return Closed(members, missing, self._round.value)

@@ -63,13 +63,13 @@ static lofi_status refuse_nonfinite(const lofi_node_report *reports, int nodes, 
     return LOFI_STATE;
 }
 
-lofi_status lofi_average_members(const lofi_node_report *reports, int nodes, int min_nodes,
-                                 int *members, int *member_count)
+lofi_status lofi_round_members(const lofi_node_report *reports, int nodes, int min_nodes,
+                               int *members, int *member_count)
 {
     int present = 0, finite = 0;
 
     if (reports == NULL || members == NULL || member_count == NULL || nodes < 1) {
-        lofi_set_error("lofi_average_members needs the reports of at least one node (it has %d) "
+        lofi_set_error("lofi_round_members needs the reports of at least one node (it has %d) "
                        "and places for the results",
                        nodes);
         return LOFI_INVALID;

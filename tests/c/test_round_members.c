@@ -20,7 +20,7 @@ static void all_present(void)
 
 static lofi_status decide(int min_nodes)
 {
-    return lofi_average_members(reports, NODES, min_nodes, members, &member_count);
+    return lofi_round_members(reports, NODES, min_nodes, members, &member_count);
 }
 
 static void test_members(void)
@@ -79,8 +79,8 @@ static void test_invalid(void)
     EXPECT(decide(1) == LOFI_INVALID);
     all_present();
     EXPECT(decide(0) == LOFI_INVALID && decide(NODES + 1) == LOFI_INVALID);
-    EXPECT(lofi_average_members(NULL, 1, 1, members, &member_count) == LOFI_INVALID);
-    EXPECT(lofi_average_members(reports, 0, 1, members, &member_count) == LOFI_INVALID);
+    EXPECT(lofi_round_members(NULL, 1, 1, members, &member_count) == LOFI_INVALID);
+    EXPECT(lofi_round_members(reports, 0, 1, members, &member_count) == LOFI_INVALID);
     EXPECT(member_count == -9);
 }
 
@@ -91,10 +91,10 @@ static void test_long_list(void)
     int count = 0;
 
     many[7] = (lofi_node_report){1, 0, -1, 1.0};
-    EXPECT(lofi_average_members(many, 2000, 2, list, &count) == LOFI_PEER_LOST);
+    EXPECT(lofi_round_members(many, 2000, 2, list, &count) == LOFI_PEER_LOST);
     EXPECT_ERROR("1 of 2000 nodes came");
     EXPECT_ERROR(" ...");
-    EXPECT(lofi_average_members(many, 2000, 1, list, &count) == LOFI_OK);
+    EXPECT(lofi_round_members(many, 2000, 1, list, &count) == LOFI_OK);
     EXPECT(count == 1 && list[0] == 7);
 }
 

@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: MIT
+"""Boards: places where the members of a job leave words for each other."""
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any, Protocol
+
+import torch.distributed as dist
+
+from lofi.job import job
+
+
+class Board(Protocol):
+    """Words under names, which every member of the job can read. Any call may raise what its
+    storage raises when it can't be reached."""
+
+    def put(self, name: str, word: str) -> None:
+        """Write a word, in place of one that is there."""
+
+    def put_once(self, name: str, word: str) -> str:
+        """Write a word unless one is there, in one step; the word that is there then."""
+
+    def get(self, name: str) -> str | None:
+        """The word, or None if there is none."""
+
+    def has_all(self, names: Iterable[str]) -> bool:
+        """Whether there is a word under each of these names."""
+
+    def wait(self, name: str, seconds: float) -> bool:
+        """Wait for a word under a name; False if there is none after this time."""
+
+    def remove(self, name: str) -> None:
+        """Take a word away."""
+
+    def part(self, prefix: str) -> "Board":
+        """A board of its own within this one."""
+
+
+class StoreBoard:
+    """A board in a store of torch.distributed."""
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+
+    def put(self, name: str, word: str) -> None:
+        self._store.set(name, word)
+
+    def put_once(self, name: str, word: str) -> str:
+        return self._store.compare_set(name, "", word).decode()
+
+    def get(self, name: str) -> str | None:
+        return self._store.get(name).decode() if self._store.check([name]) else None
+
+    def has_all(self, names: Iterable[str]) -> bool:
+        return self._store.check(list(names))
+
+    def wait(self, name: str, seconds: float) -> bool:
+        # The store wakes a waiting rank. To look again and again would send messages all the time,
+        # and a rank that sleeps when the last word comes may find the store gone with the process
+        # that held it.
+        try:
+            self._store.wait([name], timedelta(seconds=max(seconds, 0.001)))
+        except dist.DistStoreError:
+            return False
+        return True
+
+    def remove(self, name: str) -> None:
+        self._store.delete_key(name)
+
+    def part(self, prefix: str) -> "StoreBoard":
+        return StoreBoard(dist.PrefixStore(prefix, self._store))
+
+
+def job_board() -> Board:
+    """The board of this job, in the store that its default group was made with."""
+    return StoreBoard(job.current().store)

@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: MIT
+"""The progress of nodes: the last word of each on how far it is, for those who wait for it."""
+
+from lofi.job import job
+from lofi.job.native import _C
+from lofi.rounds.board import Board, job_board
+
+
+class Progress:
+    def __init__(self, board: Board, node_count: int) -> None:
+        self._board, self._count = board.part("progress"), node_count
+
+    def post(self, node: int, word: str) -> None:
+        """How far a node is: a number of steps, or "end"."""
+        self._board.put(str(node), word)
+
+    def post_failure(self, node: int) -> None:
+        self._board.put(f"failed/{node}", "")
+
+    def has_failed(self, node: int) -> bool:
+        return self._board.has_all([f"failed/{node}"])
+
+    def any_failed(self) -> bool:
+        return any(self.has_failed(node) for node in range(self._count))
+
+    def any_past(self, steps: int, but: int) -> bool:
+        """Whether a node other than `but` has gone beyond a step, or makes no more steps."""
+        return any(
+            self.has_failed(node) or _C.progress_is_past(self._board.get(str(node)) or "", steps)
+            for node in range(self._count)
+            if node != but
+        )
+
+
+def of_job() -> Progress:
+    return Progress(job_board(), job.current().topology.node_count)

@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: MIT
+"""Rounds on a store: the steps that liblofi decides are taken as it says, by real processes."""
+
+import threading
+import time
+from datetime import timedelta
+
+import pytest
+import torch.distributed as dist
+from ranks import run_ranks
+
+SECONDS = 20.0
+
+
+def _board(rank: int):
+    import os
+
+    from lofi.rounds.board import StoreBoard
+
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    store = dist.TCPStore(host, port, None, rank == 0, timedelta(seconds=SECONDS), False)
+    return StoreBoard(store)
+
+
+def _leave_together(board, rank: int, size: int) -> None:
+    board.put(f"left/{rank}", "")
+    end = time.monotonic() + SECONDS
+    while rank == 0 and not board.has_all(f"left/{r}" for r in range(size)):
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def _meet(late: int | None, seconds: float, kind: str):
+    import os
+
+    from lofi.rounds import rounds
+
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    board = _board(rank)
+    if rank == late:  # it comes when the others have given up
+        assert board.part("round").wait("verdict", SECONDS)
+    meeting = rounds.Round(board.part("round"), rank, size, kind=getattr(rounds, kind))
+    word = str(10 - rank) if kind == "LEAST" else "word" + "s" * (rank == 2)
+    closed = meeting.meet(seconds, "a test waits", word=word)
+    onlooker = rounds.Round(board.part("round"), None, size).look()
+    _leave_together(board, rank, size)
+    return closed, onlooker
+
+
+@pytest.mark.parametrize(("kind", "value"), [("LEAST", 7), ("DIFFERS", 2), ("NOTHING", 0)])
+def test_all_come(kind, value):
+    for closed, onlooker in run_ranks(_meet, 4, None, SECONDS, kind):
+        assert closed.members == [0, 1, 2, 3] and closed.missing == [] and closed.value == value
+        assert onlooker == closed
+
+
+def test_one_is_late():
+    for closed, onlooker in run_ranks(_meet, 4, 2, 1.0, "LEAST"):
+        assert closed.members == [0, 1, 3] and closed.missing == [2] and closed.value == 7
+        assert onlooker == closed
+
+
+def board_of_one_process():
+    from lofi.rounds.board import StoreBoard
+
+    return StoreBoard(dist.HashStore())
+
+
+def test_the_first_to_close_decides():
+    from lofi.rounds.rounds import LEAST, Round
+
+    board = board_of_one_process()
+    assert Round(board, None, 3, 1, LEAST).look() is None
+    first = Round(board, 1, 3, 1, LEAST).announce("8")
+    second = Round(board, 0, 3, 1, LEAST).announce("5")
+    assert first == second == Round(board, None, 3, 1, LEAST).look()
+    assert first.members == [1] and first.value == 8
+
+
+def test_who_only_announces_closes_if_it_is_the_last():
+    from lofi.rounds.rounds import DIFFERS, Round
+
+    board = board_of_one_process()
+    early = Round(board, 0, 2, kind=DIFFERS)
+    assert early.announce("here") is None
+    assert Round(board, 1, 2, kind=DIFFERS).announce("there").value == 1
+    assert early.look().value == 1
+
+
+def test_withdrawn_it_has_not_come():
+    from lofi.rounds.rounds import Round
+
+    board = board_of_one_process()
+    early = Round(board, 0, 2)
+    assert early.announce("here") is None
+    early.withdraw()
+    assert Round(board, 1, 2).meet(0.1, "a test waits").members == [1]
+
+
+def test_it_stops_when_somebody_is_known_not_to_come():
+    from lofi.rounds.rounds import Round
+
+    board, begin = board_of_one_process(), time.monotonic()
+    closed = Round(board, 0, 2).meet(60.0, "a test waits", stop=lambda: True, poll=0.1)
+    assert closed.missing == [1] and time.monotonic() - begin < 30
+
+
+def test_a_foreign_verdict_is_refused():
+    from lofi.rounds.rounds import Round
+
+    board = board_of_one_process()
+    board.put("verdict", "everybody")
+    with pytest.raises(RuntimeError, match="no verdict of a round of 2 members"):
+        Round(board, 0, 2).meet(0.1, "a test waits")
+
+
+def test_progress():
+    from lofi.rounds.progress import Progress
+
+    progress = Progress(board_of_one_process(), 3)
+    assert not progress.any_past(0, but=0) and not progress.any_failed()
+    progress.post(1, "5")
+    assert progress.any_past(4, but=0) and not progress.any_past(5, but=0)
+    assert not progress.any_past(4, but=1)
+    progress.post(1, "end")
+    assert progress.any_past(100, but=0)
+    progress.post_failure(2)
+    assert progress.any_failed() and progress.has_failed(2) and progress.any_past(0, but=1)
+
+
+def test_a_store_wakes_who_waits():
+    board = board_of_one_process()
+    threading.Timer(0.2, board.put, ("name", "word")).start()
+    assert board.wait("name", SECONDS) and board.get("name") == "word"
+    assert not board.wait("other", 0.05) and board.get("other") is None
