@@ -13,6 +13,7 @@
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 
 #include "lofi.h"
+#include "reduction.hpp"
 #include "torch_compat.hpp"
 #include "work_comm.hpp"
 
@@ -31,9 +32,14 @@ class BackendComm : public c10d::Backend {
     {
         return lofi_comm_transport(comm_.get());
     }
-    // Whether all_reduce and reduce of these run here, PREMUL_SUM included. `coalesced`: several
-    // tensors in one call.
-    static bool reduces(const Tensors &tensors, const c10d::ReduceOp &op, bool coalesced);
+    // The reductions for a caller who knows reduction_of(tensors) already; the operation of `opts`
+    // counts only where gloo runs the call, for want of a reduction.
+    WorkPtr all_reduce(Tensors &tensors, const c10d::AllreduceOptions &opts,
+                       const std::optional<Reduction> &reduction);
+    WorkPtr all_reduce_coalesced(Tensors &tensors, const c10d::AllreduceCoalescedOptions &opts,
+                                 const std::optional<Reduction> &reduction);
+    WorkPtr reduce_to_root(Tensors &tensors, const c10d::ReduceOptions &opts,
+                           const std::optional<Reduction> &reduction);
 
     WorkPtr broadcast(Tensors &tensors, const c10d::BroadcastOptions &opts) override;
     WorkPtr allreduce(Tensors &tensors, const c10d::AllreduceOptions &opts) override;
@@ -117,13 +123,12 @@ class BackendComm : public c10d::Backend {
     WorkPtr issue(Call &call);
     bool is_root(int64_t rank) const;
     lofi_task task_of(lofi_collective collective, std::chrono::milliseconds timeout) const;
-    template <class Opts>
-    lofi_task reduction(lofi_collective collective, const at::Tensor &tensor,
-                        const Opts &opts) const;
-    bool scatters(const at::Tensor &output, const at::Tensor &input,
-                  const c10d::ReduceOp &op) const;
+    lofi_task task_of(lofi_collective collective, const Reduction &reduction,
+                      std::chrono::milliseconds timeout) const;
+    std::optional<Reduction> scatter_of(const at::Tensor &output, const at::Tensor &input,
+                                        const c10d::ReduceOp &op) const;
     void add_scatter(Call &call, const at::Tensor &output, const at::Tensor &input,
-                     const c10d::ReduceScatterOptions &opts) const;
+                     const Reduction &reduction, std::chrono::milliseconds timeout) const;
     void add_gather(Call &call, const Tensors &outputs, const at::Tensor &input,
                     std::chrono::milliseconds timeout) const;
     void add_gather(Call &call, const at::Tensor &output, const at::Tensor &input,

@@ -143,7 +143,7 @@ class BackendLofi : public c10d::Backend {
     // One collective: what to do, and the inner backend to do it on (null: nothing to do).
     struct Step {
         lofi_plan plan;
-        c10::intrusive_ptr<c10d::Backend> inner;
+        Inner inner;
         at::Device device; // of the tensors
         bool is_local() const
         {
@@ -167,8 +167,7 @@ class BackendLofi : public c10d::Backend {
     std::string label_of(Span span) const;
     void name(c10d::Backend &inner, Span span) const;
     Step begin(const Call &call);
-    template <class Opts>
-    Step begin_all_reduce(Tensors &tensors, Opts &opts);
+    Step begin_all_reduce(const Tensors &tensors, const c10d::ReduceOp &op);
     WorkPtr issued(const Step &step, WorkPtr work);
     WorkPtr then(const Step &step, WorkPtr work, std::function<void()> finish, c10d::OpType type);
     // For each place in the node, the first member of the group that has it.

@@ -117,7 +117,7 @@ c10::DeviceType type_of(const std::string &device)
 c10::intrusive_ptr<c10d::Backend> inner(BackendLofi &self, const std::string &device,
                                         const std::string &span)
 {
-    return self.inners().get(type_of(device), span_of(span));
+    return self.inners().get(type_of(device), span_of(span)).backend;
 }
 
 void release(BackendLofi &self, const std::string &device)
