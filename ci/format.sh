@@ -7,4 +7,5 @@ PATH="$PWD/.venv/bin:$PATH"
 git ls-files '*.c' '*.h' '*.cpp' '*.hpp' '*.cu' ':!third_party' | xargs clang-format --dry-run --Werror
 ruff check .
 ruff format --check .
+mypy
 bash ci/check_layers.sh

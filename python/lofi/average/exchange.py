@@ -42,7 +42,7 @@ class Part:
     items: list[Item]
     sources: list[torch.Tensor]  # what this node puts in for each
     is_shard: bool
-    result: torch.Tensor | None = None  # in the host's memory
+    result: Any = None  # a tensor in the host's memory
     held: tuple[int, torch.Tensor] | None = None  # the last source that had to be copied, flat
 
     def __post_init__(self) -> None:
@@ -123,7 +123,7 @@ class _Slot:
         self.mean = torch.empty(piece, **like)
         # Of the whole node; elsewhere that is gathered in the result itself.
         is_needed = part.is_staged and not part.is_shard
-        self.whole = torch.empty(local_size * nodes * piece, **like) if is_needed else None
+        self.whole: Any = torch.empty(local_size * nodes * piece, **like) if is_needed else None
         self.work: Any = None
         self.copy: tuple[torch.Tensor, torch.Tensor] | None = None  # to the result, from here
 

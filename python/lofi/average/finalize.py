@@ -177,7 +177,8 @@ def _taken(
             first = _first_digests(here, target)
             run = agree.Run(here, items, float(weight), first, scratch_bytes)
             swap = swaps.find_ready(target)
-            if run.all_say(swap is not None and swap.weight == weight):
+            same = run.all_say(swap is not None and swap.weight == weight)
+            if same and swap is not None:
                 swap.result = replace(swap.result, bytes_sent=run.sent(), changes=[])
                 yield swap.result, swap, items
             else:

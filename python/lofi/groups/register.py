@@ -3,13 +3,14 @@
 
 import os
 import sys
+from typing import Any
 
 NAME = "lofi"
 # Set by the launcher for the processes that the script starts (mp.spawn): see _launch.py.
 LAUNCHED = "LOFI_LAUNCHED"
 
 
-def _create(options, backend_options=None):
+def _create(options: Any, backend_options: Any = None) -> Any:
     from lofi.groups.create import create
 
     return create(options, backend_options)

@@ -3,7 +3,9 @@
 
 import difflib
 import os
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
 
 PREFIX = "LOFI_"
 # Not settings of a run: where statistics go, what the launcher tells its children, the tests' own.
@@ -61,7 +63,7 @@ def _seconds(name: str, text: str) -> float:
     return value
 
 
-def _choice(*allowed: str):
+def _choice(*allowed: str) -> Callable[[str, str], str]:
     def parse(name: str, text: str) -> str:
         if text not in allowed:
             raise ValueError(f"{name} is {text!r}; use one of {', '.join(allowed)}")
@@ -103,7 +105,7 @@ def configure(**settings: object) -> None:
 def read() -> Settings:
     """The settings in force. ValueError names the variable that is wrong."""
     _refuse_planned()
-    values = {}
+    values: dict[str, Any] = {}
     for field in fields(Settings):
         variable = PREFIX + field.name.upper()
         text = os.environ.get(variable, "")

@@ -22,7 +22,7 @@ _UPDATES = ("update", "update_parameters", "set")
 
 def install() -> None:
     for module, names in _CLASSES.items():
-        when_imported(module, lambda found, names=names: _install(found, names))
+        when_imported(module, lambda found, names=names: _install(found, names))  # type: ignore[misc]
 
 
 def _install(module: Any, names: tuple[str, ...]) -> None:
