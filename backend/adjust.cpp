@@ -9,7 +9,7 @@
 namespace lofi {
 namespace {
 
-// What NCCL can multiply while it sums.
+// NCCL can multiply it while it sums.
 bool premultiplies(const at::Tensor &tensor)
 {
     const auto type = tensor.scalar_type();
@@ -17,7 +17,7 @@ bool premultiplies(const at::Tensor &tensor)
                                                type == at::kHalf || type == at::kBFloat16);
 }
 
-// The factor as torch must be given it, for NCCL to read it.
+// torch must be given the factor in this form for NCCL to read it right.
 double as_read(double factor, at::ScalarType type)
 {
 #ifdef LOFI_NCCL_READS_HALF_A_FACTOR
@@ -36,7 +36,7 @@ bool forgets_elements(const Inner &inner)
     return inner.kind == Kind::nccl && inner->getSize() == 1;
 }
 
-// What a PREMUL_SUM is given; null for other operations.
+// The factor of a PREMUL_SUM; null for other operations.
 const LOFI_PREMUL_SUPPLEMENT *supplement_of(const c10d::ReduceOp &op)
 {
     if (op.op_ != c10d::ReduceOp::PREMUL_SUM) return nullptr;

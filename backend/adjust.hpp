@@ -19,13 +19,13 @@ namespace lofi {
 // Whose memory takes scaled inputs where the inner backend does not scale them itself.
 enum class Write : uint8_t { in_place, to_copies };
 
-// For the communicator: its reduction, with the plan's factor in it; none: gloo's. Tensors that the
+// Gives the communicator's reduction, with the plan's factor in it; none if gloo is to reduce. Tensors that the
 // communicator does not scale are adjusted, below autograd, so that leaves that need gradients pass.
 std::optional<Reduction> adjusted_reduction(const lofi_plan &plan, std::vector<at::Tensor> &tensors,
                                             const c10d::ReduceOp &op, bool coalesced,
                                             Write write = Write::in_place);
 
-// For the others: the operation to give them. The tensors are adjusted if it does not scale them.
+// Gives the operation that NCCL or gloo is to be given; adjusts the tensors if it does not scale.
 c10d::ReduceOp adjusted_op(const lofi_plan &plan, std::vector<at::Tensor> &tensors,
                            const c10d::ReduceOp &op, const Inner &inner,
                            Write write = Write::in_place);

@@ -19,7 +19,7 @@ BackendComm::BackendComm(std::shared_ptr<lofi_comm> comm, c10::intrusive_ptr<c10
 {
 }
 
-// What was posted is carried out, as gloo does: the other ranks count on this one.
+// Posted tasks are carried out first, as gloo does: the other ranks count on this one.
 BackendComm::~BackendComm()
 {
     if (getpid() != pid_) return; // the threads that would are the parent's

@@ -5,7 +5,7 @@
 //
 // Which of the two runs a call depends only on what is the same on all ranks of a correct program:
 // the collective, dtypes, sizes, the operation and the root; and on the layout only where gloo
-// goes by it too. All that is wrong with a call, gloo says.
+// goes by it too. Calls with a mistake in them go to gloo, which reports it.
 #pragma once
 
 #include <chrono>
@@ -136,7 +136,7 @@ class BackendComm : public c10d::Backend {
 
     const std::shared_ptr<lofi_comm> comm_;
     const c10::intrusive_ptr<c10d::Backend> gloo_;
-    const c10::intrusive_ptr<Options> options_; // gloo's: the time-out of the group is in it
+    const c10::intrusive_ptr<Options> options_; // gloo's, which hold the time-out of the group
     const InFlight in_flight_;
     const int pid_;
     std::atomic<uint64_t> sequence_{0};

@@ -63,7 +63,7 @@ void BackendLofi::dress(const c10::intrusive_ptr<c10d::Backend> &inner, c10::Dev
     }
 }
 
-// What tells the inner backends of a group apart in logs, flight records and profiles.
+// The label tells the inner backends of a group apart in logs, flight records and profiles.
 std::string BackendLofi::label_of(Span span) const
 {
     if (single_) return "";

@@ -23,8 +23,8 @@ using Tensors = std::vector<at::Tensor>;
 using TensorLists = std::vector<Tensors>;
 using WorkPtr = c10::intrusive_ptr<c10d::Work>;
 
-// Those of every backend. Of a type of their own, since torch before 2.14 makes deep copies of a
-// plug-in's options in Python.
+// They hold nothing that other backends' options do not hold. They have a type of their own because
+// torch before 2.14 makes deep copies of a plug-in's options in Python.
 struct OptionsLofi : c10d::Backend::Options {
     using c10d::Backend::Options::Options;
 };
@@ -103,7 +103,7 @@ class BackendLofi : public c10d::Backend {
     c10::intrusive_ptr<c10d::Backend> split(const c10::intrusive_ptr<c10d::Store> &store,
                                             const std::vector<int> &ranks,
                                             const c10::intrusive_ptr<Options> &opts) override;
-    // As NCCL's: this rank is in none of the groups that others make by a split now.
+    // NCCL has a function of this meaning: other ranks split now, and this rank is in no part.
     void leave_split(at::Device device);
     bool supportsCoalescing() const override
     {

@@ -6,7 +6,7 @@
 namespace lofi {
 namespace {
 
-// Where the slot of `rank` begins in `whole`, whose slots are like `part`.
+// The slot of `rank` in `whole`, whose slots are like `part`, begins here.
 const void *own_slot(const at::Tensor &whole, const at::Tensor &part, int rank)
 {
     return static_cast<const char *>(whole.const_data_ptr()) + rank * part.nbytes();

@@ -7,7 +7,8 @@
 namespace lofi {
 namespace {
 
-// Where gloo copies the result of a sum of booleans, the copy makes every true a 1.
+// gloo copies the result of these sums of booleans, and the copy makes every true a 1. A maximum
+// gives the same.
 void keep_truth(lofi_task &task, const at::Tensor &tensor)
 {
     if (tensor.scalar_type() == at::kBool && task.op == LOFI_SUM) task.op = LOFI_MAX;

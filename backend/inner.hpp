@@ -98,7 +98,7 @@ class Inners {
         Span span;
         Inner inner;
     };
-    // Those that exist, in the order of their creation.
+    // The backends that exist, in the order of their creation.
     std::vector<Entry> existing() const;
     // Ends those of a device type that connect nodes, with what they hold; made again when needed.
     void release(c10::DeviceType device);

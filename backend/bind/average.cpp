@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// Who is in an average, and the pieces in which it is exchanged.
+// The members of an average, and the pieces in which it is exchanged.
 #include <pybind11/stl.h>
 
 #include "bind.hpp"

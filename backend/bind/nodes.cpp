@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// Who is where: topologies and groups.
+// Topologies and groups say which rank is in which node.
 #include <chrono>
 
 #include <torch/csrc/utils/pybind.h>
