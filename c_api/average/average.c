@@ -10,8 +10,8 @@
  * The data stay where they lie: what is done with memory is done by the transport's table, on the
  * column's side.
  */
-#include "comm/comm.h"
 #include "average/host_memory.h"
+#include "comm/comm.h"
 #include "core/mem.h"
 
 #define SCRATCH_BYTES ((size_t)64 << 20)

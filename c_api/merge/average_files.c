@@ -3,10 +3,10 @@
  * The average of files, from the plan to the name. Each step undoes nothing of the ones before:
  * until the last one, all that exists has a hidden name and goes with lofi__output_discard.
  */
+#include "kernels/kernels.h"
 #include "merge/output.h"
 #include "merge/plan.h"
 #include "merge/stream.h"
-#include "kernels/kernels.h"
 
 #include <string.h>
 

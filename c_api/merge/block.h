@@ -3,8 +3,8 @@
 #ifndef LOFI_CKPT_BLOCK_H
 #define LOFI_CKPT_BLOCK_H
 
-#include "merge/plan.h"
 #include "kernels/kernels.h"
+#include "merge/plan.h"
 
 /* A run of numbers of a job: elements, or halves of complex ones, or bytes where nothing is
  * computed. */

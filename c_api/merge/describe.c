@@ -8,8 +8,8 @@
 #include "merge/describe.h"
 #include "ckpt/path.h"
 #include "ckpt/sha256.h"
-#include "merge/stream.h"
 #include "core/mem.h"
+#include "merge/stream.h"
 
 #include <stdio.h>
 #include <string.h>

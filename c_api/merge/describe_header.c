@@ -3,9 +3,9 @@
  * The header of one file of the output. The metadata are written by yyjson; the tensors, of which
  * there may be very many, without the tree that it would build for them.
  */
-#include "merge/describe.h"
 #include "ckpt/text.h"
 #include "core/mem.h"
+#include "merge/describe.h"
 
 #include <inttypes.h>
 #include <stdio.h>

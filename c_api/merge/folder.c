@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: MIT */
 /* Folders as wholes. */
 #define _GNU_SOURCE
-#include "merge/output.h"
 #include "ckpt/path.h"
 #include "core/mem.h"
+#include "merge/output.h"
 
 #include <dirent.h>
 #include <errno.h>

@@ -6,8 +6,8 @@
  * first, as safetensors itself writes them: readers map the data, and want it aligned.
  */
 #include "ckpt/path.h"
-#include "merge/plan.h"
 #include "core/mem.h"
+#include "merge/plan.h"
 
 #include <inttypes.h>
 #include <stdlib.h>

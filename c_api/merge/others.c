@@ -6,10 +6,10 @@
  * sentence-transformers. What can't be copied is said, and is no reason to give up an average.
  */
 #define _GNU_SOURCE
-#include "merge/config.h"
-#include "merge/output.h"
 #include "ckpt/path.h"
 #include "core/mem.h"
+#include "merge/config.h"
+#include "merge/output.h"
 
 #include <dirent.h>
 #include <errno.h>

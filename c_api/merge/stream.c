@@ -9,10 +9,10 @@
  */
 #define _GNU_SOURCE
 #include "merge/stream.h"
-#include "merge/block.h"
 #include "core/error.h"
 #include "core/mem.h"
 #include "core/thread.h"
+#include "merge/block.h"
 
 #include <inttypes.h>
 #include <sched.h>

@@ -6,9 +6,9 @@
  * A table of arbitrary nodes would allow more shapes, but launchers hand out ranks host by host,
  * and images need equal sizes anyway.
  */
-#include "nodes/facts.h"
 #include "core/error.h"
 #include "core/mem.h"
+#include "nodes/facts.h"
 
 #include <string.h>
 

@@ -6,10 +6,10 @@
  *
  * What is accepted is held to what the rest of lofi relies on.
  */
-#include "merge/config.h"
 #include "ckpt/header.h"
 #include "ckpt/index.h"
 #include "core/mem.h"
+#include "merge/config.h"
 
 #include <stdlib.h>
 #include <string.h>
