@@ -4,13 +4,12 @@
 #include <ATen/ATen.h>
 #include <ATen/core/LegacyTypeDispatch.h>
 
-#include "backend_comm.hpp"
 #include "torch_compat.hpp"
 
 namespace lofi {
 namespace {
 
-// What NCCL can multiply while it sums.
+// NCCL can multiply it while it sums.
 bool premultiplies(const at::Tensor &tensor)
 {
     const auto type = tensor.scalar_type();
@@ -18,7 +17,7 @@ bool premultiplies(const at::Tensor &tensor)
                                                type == at::kHalf || type == at::kBFloat16);
 }
 
-// The factor as torch must be given it, for NCCL to read it.
+// torch must be given the factor in this form for NCCL to read it right.
 double as_read(double factor, at::ScalarType type)
 {
 #ifdef LOFI_NCCL_READS_HALF_A_FACTOR
@@ -32,12 +31,12 @@ double as_read(double factor, at::ScalarType type)
 
 // On a communicator of one rank NCCL before 2.29.7 multiplies all but a few of the last elements
 // (NVIDIA/nccl#1950). Its sum launches nothing there, so that a kernel of our own costs as much.
-bool forgets_elements(const c10d::Backend &inner)
+bool forgets_elements(const Inner &inner)
 {
-    return inner.getBackendName() == "nccl" && inner.getSize() == 1;
+    return inner.kind == Kind::nccl && inner->getSize() == 1;
 }
 
-// What a PREMUL_SUM is given; null for other operations.
+// The factor of a PREMUL_SUM; null for other operations.
 const LOFI_PREMUL_SUPPLEMENT *supplement_of(const c10d::ReduceOp &op)
 {
     if (op.op_ != c10d::ReduceOp::PREMUL_SUM) return nullptr;
@@ -63,33 +62,13 @@ void adjust_values(const lofi_plan &plan, const std::vector<at::Tensor> &values)
     }
 }
 
-} // namespace
-
-std::optional<c10d::ReduceOp> scaled_in_sum(const lofi_plan &plan,
-                                            const std::vector<at::Tensor> &tensors,
-                                            const c10d::ReduceOp &op, const c10d::Backend &inner,
-                                            bool coalesced)
-{
-    const auto *given = supplement_of(op);
-    if (plan.adjust != LOFI_ADJUST_SCALE || tensors.empty()) return std::nullopt;
-    // A factor in a tensor stays as it is, and where it is: NCCL reads it later.
-    if (given != nullptr && given->tensor_factor.defined()) return std::nullopt;
-
-    const double factor =
-        static_cast<double>(plan.factor) * (given != nullptr ? given->double_factor : 1.0);
-    if (dynamic_cast<const BackendComm *>(&inner) != nullptr) {
-        auto scaled = LOFI_MAKE_PREMUL_SUM(factor);
-        if (BackendComm::reduces(tensors, scaled, coalesced)) return scaled;
-    } else if (inner.getBackendName() == "nccl" && !forgets_elements(inner) &&
-               std::all_of(tensors.begin(), tensors.end(), premultiplies)) {
-        return LOFI_MAKE_PREMUL_SUM(as_read(factor, tensors.front().scalar_type()));
-    }
-    return std::nullopt;
-}
-
-void adjust_in_place(const lofi_plan &plan, std::vector<at::Tensor> &tensors)
+void adjust(const lofi_plan &plan, std::vector<at::Tensor> &tensors, Write write)
 {
     if (plan.adjust == LOFI_ADJUST_NONE || tensors.empty()) return;
+    if (write == Write::to_copies) {
+        for (auto &tensor : tensors)
+            tensor = tensor.clone();
+    }
     at::AutoDispatchBelowADInplaceOrView below_autograd;
     std::vector<at::Tensor> values;
     for (const auto &tensor : tensors)
@@ -97,8 +76,20 @@ void adjust_in_place(const lofi_plan &plan, std::vector<at::Tensor> &tensors)
     adjust_values(plan, values);
 }
 
+// The factor by which a sum that scales can multiply; none if the inputs are to be multiplied. A
+// factor in a tensor stays as it is, and where it is: NCCL reads it later.
+std::optional<double> factor_in_sum(const lofi_plan &plan, const c10d::ReduceOp &op)
+{
+    if (plan.adjust != LOFI_ADJUST_SCALE) return std::nullopt;
+    const auto *given = supplement_of(op);
+    if (given == nullptr) return plan.factor;
+    if (given->tensor_factor.defined()) return std::nullopt;
+    return static_cast<double>(plan.factor) * given->double_factor;
+}
+
+// Multiplies by the factor of a PREMUL_SUM where NCCL would do it wrong; returns what is left to do.
 c10d::ReduceOp premultiply(std::vector<at::Tensor> &tensors, const c10d::ReduceOp &op,
-                           const c10d::Backend &inner)
+                           const Inner &inner)
 {
     const auto *given = supplement_of(op);
     if (given == nullptr || !forgets_elements(inner)) return op;
@@ -110,6 +101,34 @@ c10d::ReduceOp premultiply(std::vector<at::Tensor> &tensors, const c10d::ReduceO
             tensor.mul_(given->double_factor);
     }
     return c10d::ReduceOp::SUM;
+}
+
+} // namespace
+
+std::optional<Reduction> adjusted_reduction(const lofi_plan &plan, std::vector<at::Tensor> &tensors,
+                                            const c10d::ReduceOp &op, bool coalesced, Write write)
+{
+    auto reduction = reduction_of(tensors, op, coalesced);
+    const auto factor = factor_in_sum(plan, op);
+    if (reduction && factor && tensors.front().scalar_type() != at::kBool) {
+        reduction->op = LOFI_PREMUL_SUM;
+        reduction->factor = *factor;
+    } else {
+        adjust(plan, tensors, write);
+    }
+    return reduction;
+}
+
+c10d::ReduceOp adjusted_op(const lofi_plan &plan, std::vector<at::Tensor> &tensors,
+                           const c10d::ReduceOp &op, const Inner &inner, Write write)
+{
+    const auto factor = factor_in_sum(plan, op);
+    if (factor && inner.kind == Kind::nccl && !tensors.empty() && !forgets_elements(inner) &&
+        std::all_of(tensors.begin(), tensors.end(), premultiplies)) {
+        return LOFI_MAKE_PREMUL_SUM(as_read(*factor, tensors.front().scalar_type()));
+    }
+    adjust(plan, tensors, write);
+    return plan.action == LOFI_DO_LOCAL ? premultiply(tensors, op, inner) : op;
 }
 
 } // namespace lofi

@@ -10,22 +10,24 @@
 
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 
+#include "inner.hpp"
 #include "lofi.h"
+#include "reduction.hpp"
 
 namespace lofi {
 
-// The operation by which the inner backend scales the inputs while it sums them; none if it can't.
-std::optional<c10d::ReduceOp> scaled_in_sum(const lofi_plan &plan,
-                                            const std::vector<at::Tensor> &tensors,
-                                            const c10d::ReduceOp &op, const c10d::Backend &inner,
-                                            bool coalesced);
+// Whose memory takes scaled inputs where the inner backend does not scale them itself.
+enum class Write : uint8_t { in_place, to_copies };
 
-// Else: adjusts the tensors, below autograd, so that leaves that need gradients pass.
-void adjust_in_place(const lofi_plan &plan, std::vector<at::Tensor> &tensors);
+// Gives the communicator's reduction, with the plan's factor in it; none if gloo is to reduce. Tensors that the
+// communicator does not scale are adjusted, below autograd, so that leaves that need gradients pass.
+std::optional<Reduction> adjusted_reduction(const lofi_plan &plan, std::vector<at::Tensor> &tensors,
+                                            const c10d::ReduceOp &op, bool coalesced,
+                                            Write write = Write::in_place);
 
-// Multiplies by the factor of a PREMUL_SUM where the inner backend would do it wrong; returns the
-// operation that is left.
-c10d::ReduceOp premultiply(std::vector<at::Tensor> &tensors, const c10d::ReduceOp &op,
-                           const c10d::Backend &inner);
+// Gives the operation that NCCL or gloo is to be given; adjusts the tensors if it does not scale.
+c10d::ReduceOp adjusted_op(const lofi_plan &plan, std::vector<at::Tensor> &tensors,
+                           const c10d::ReduceOp &op, const Inner &inner,
+                           Write write = Write::in_place);
 
 } // namespace lofi

@@ -5,7 +5,7 @@
 //
 // Which of the two runs a call depends only on what is the same on all ranks of a correct program:
 // the collective, dtypes, sizes, the operation and the root; and on the layout only where gloo
-// goes by it too. All that is wrong with a call, gloo says.
+// goes by it too. Calls with a mistake in them go to gloo, which reports it.
 #pragma once
 
 #include <chrono>
@@ -13,6 +13,7 @@
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 
 #include "lofi.h"
+#include "reduction.hpp"
 #include "torch_compat.hpp"
 #include "work_comm.hpp"
 
@@ -31,9 +32,14 @@ class BackendComm : public c10d::Backend {
     {
         return lofi_comm_transport(comm_.get());
     }
-    // Whether all_reduce and reduce of these run here, PREMUL_SUM included. `coalesced`: several
-    // tensors in one call.
-    static bool reduces(const Tensors &tensors, const c10d::ReduceOp &op, bool coalesced);
+    // The reductions for a caller who knows reduction_of(tensors) already; the operation of `opts`
+    // counts only where gloo runs the call, for want of a reduction.
+    WorkPtr all_reduce(Tensors &tensors, const c10d::AllreduceOptions &opts,
+                       const std::optional<Reduction> &reduction);
+    WorkPtr all_reduce_coalesced(Tensors &tensors, const c10d::AllreduceCoalescedOptions &opts,
+                                 const std::optional<Reduction> &reduction);
+    WorkPtr reduce_to_root(Tensors &tensors, const c10d::ReduceOptions &opts,
+                           const std::optional<Reduction> &reduction);
 
     WorkPtr broadcast(Tensors &tensors, const c10d::BroadcastOptions &opts) override;
     WorkPtr allreduce(Tensors &tensors, const c10d::AllreduceOptions &opts) override;
@@ -117,13 +123,12 @@ class BackendComm : public c10d::Backend {
     WorkPtr issue(Call &call);
     bool is_root(int64_t rank) const;
     lofi_task task_of(lofi_collective collective, std::chrono::milliseconds timeout) const;
-    template <class Opts>
-    lofi_task reduction(lofi_collective collective, const at::Tensor &tensor,
-                        const Opts &opts) const;
-    bool scatters(const at::Tensor &output, const at::Tensor &input,
-                  const c10d::ReduceOp &op) const;
+    lofi_task task_of(lofi_collective collective, const Reduction &reduction,
+                      std::chrono::milliseconds timeout) const;
+    std::optional<Reduction> scatter_of(const at::Tensor &output, const at::Tensor &input,
+                                        const c10d::ReduceOp &op) const;
     void add_scatter(Call &call, const at::Tensor &output, const at::Tensor &input,
-                     const c10d::ReduceScatterOptions &opts) const;
+                     const Reduction &reduction, std::chrono::milliseconds timeout) const;
     void add_gather(Call &call, const Tensors &outputs, const at::Tensor &input,
                     std::chrono::milliseconds timeout) const;
     void add_gather(Call &call, const at::Tensor &output, const at::Tensor &input,
@@ -131,7 +136,7 @@ class BackendComm : public c10d::Backend {
 
     const std::shared_ptr<lofi_comm> comm_;
     const c10::intrusive_ptr<c10d::Backend> gloo_;
-    const c10::intrusive_ptr<Options> options_; // gloo's: the time-out of the group is in it
+    const c10::intrusive_ptr<Options> options_; // gloo's, which hold the time-out of the group
     const InFlight in_flight_;
     const int pid_;
     std::atomic<uint64_t> sequence_{0};

@@ -23,8 +23,8 @@ using Tensors = std::vector<at::Tensor>;
 using TensorLists = std::vector<Tensors>;
 using WorkPtr = c10::intrusive_ptr<c10d::Work>;
 
-// Those of every backend. Of a type of their own, since torch before 2.14 makes deep copies of a
-// plug-in's options in Python.
+// They hold nothing that other backends' options do not hold. They have a type of their own because
+// torch before 2.14 makes deep copies of a plug-in's options in Python.
 struct OptionsLofi : c10d::Backend::Options {
     using c10d::Backend::Options::Options;
 };
@@ -103,7 +103,7 @@ class BackendLofi : public c10d::Backend {
     c10::intrusive_ptr<c10d::Backend> split(const c10::intrusive_ptr<c10d::Store> &store,
                                             const std::vector<int> &ranks,
                                             const c10::intrusive_ptr<Options> &opts) override;
-    // As NCCL's: this rank is in none of the groups that others make by a split now.
+    // NCCL has a function of this meaning: other ranks split now, and this rank is in no part.
     void leave_split(at::Device device);
     bool supportsCoalescing() const override
     {
@@ -143,7 +143,7 @@ class BackendLofi : public c10d::Backend {
     // One collective: what to do, and the inner backend to do it on (null: nothing to do).
     struct Step {
         lofi_plan plan;
-        c10::intrusive_ptr<c10d::Backend> inner;
+        Inner inner;
         at::Device device; // of the tensors
         bool is_local() const
         {
@@ -167,8 +167,7 @@ class BackendLofi : public c10d::Backend {
     std::string label_of(Span span) const;
     void name(c10d::Backend &inner, Span span) const;
     Step begin(const Call &call);
-    template <class Opts>
-    Step begin_all_reduce(Tensors &tensors, Opts &opts);
+    Step begin_all_reduce(const Tensors &tensors, const c10d::ReduceOp &op);
     WorkPtr issued(const Step &step, WorkPtr work);
     WorkPtr then(const Step &step, WorkPtr work, std::function<void()> finish, c10d::OpType type);
     // For each place in the node, the first member of the group that has it.

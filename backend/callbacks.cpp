@@ -46,7 +46,7 @@ void serve(Threads &threads)
         threads.waiting.pop_front();
         lock.unlock();
         function();
-        function = nullptr; // what it holds ends here, not at the next call
+        function = nullptr; // its captures are destroyed now, not at the next call
         lock.lock();
     }
 }
@@ -58,7 +58,7 @@ void run_callback(std::function<void()> function)
     Threads &all = threads();
     std::unique_lock<std::mutex> lock(all.mutex);
     all.waiting.push_back(std::move(function));
-    // One that was woken counts as idle until it runs, so what waits is weighed against them.
+    // A thread that was woken counts as idle until it runs: compare with all functions that wait.
     if (all.waiting.size() <= all.idle) {
         all.changed.notify_one();
         return;
@@ -66,7 +66,8 @@ void run_callback(std::function<void()> function)
     try {
         std::thread(serve, std::ref(all)).detach();
     } catch (const std::system_error &) {
-        // No thread to be had: better here, where most callbacks do no harm, than never.
+        // No thread can be made. Running it on this thread harms few callbacks; never running it
+        // would harm all.
         function = std::move(all.waiting.back());
         all.waiting.pop_back();
         lock.unlock();

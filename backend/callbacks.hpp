@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
-// Threads that complete futures. What a user attaches to a future may block, even until another
-// collective is done (PowerSGD's hook does), so it must not run on the thread of a communicator.
+// Threads that complete futures. A callback that a user attaches to a future may block, even until
+// another collective is done (PowerSGD's hook does), so it must not run on the thread of a
+// communicator.
 #pragma once
 
 #include <functional>

@@ -97,6 +97,11 @@ inline size_t elements_of(const at::Tensor &tensor)
     return tensor.nbytes() / lofi_dtype_bytes(dtype_of(tensor.scalar_type()));
 }
 
+inline at::Device device_of(const std::vector<at::Tensor> &tensors)
+{
+    return tensors.empty() ? at::Device(at::kCPU) : tensors.front().device();
+}
+
 inline uint64_t bytes_of(const std::vector<at::Tensor> &tensors)
 {
     uint64_t bytes = 0;

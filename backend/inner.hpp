@@ -9,6 +9,7 @@
 #include <array>
 #include <functional>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -25,6 +26,26 @@ enum class Span : uint8_t {
 };
 constexpr size_t kSpanCount = 3;
 const char *name_of(Span span);
+
+// How an inner backend reduces, which is known when it is made.
+enum class Kind : uint8_t {
+    comm, // a BackendComm
+    nccl, // torch's own, or a wrapper of its name
+    other // gloo, or a double of it
+};
+
+class BackendComm;
+
+struct Inner {
+    c10::intrusive_ptr<c10d::Backend> backend;
+    Kind kind = Kind::other;
+    // The backend as what it is; null for the other kinds.
+    BackendComm *comm() const;
+    c10d::Backend *operator->() const
+    {
+        return backend.get();
+    }
+};
 
 // Makes backends on demand. Called without locks held by lofi; may block for the rendezvous, as
 // the constructor of the backend would.
@@ -67,7 +88,7 @@ class Inners {
     }
     ~Inners();
 
-    c10::intrusive_ptr<c10d::Backend> get(c10::DeviceType device, Span span);
+    Inner get(c10::DeviceType device, Span span);
     InnerSource &source()
     {
         return *source_;
@@ -75,15 +96,15 @@ class Inners {
     struct Entry {
         c10::DeviceType device;
         Span span;
-        c10::intrusive_ptr<c10d::Backend> backend;
+        Inner inner;
     };
-    // Those that exist, in the order of their creation.
+    // The backends that exist, in the order of their creation.
     std::vector<Entry> existing() const;
     // Ends those of a device type that connect nodes, with what they hold; made again when needed.
     void release(c10::DeviceType device);
 
   private:
-    c10::intrusive_ptr<c10d::Backend> find(c10::DeviceType device, Span span) const;
+    std::optional<Inner> find(c10::DeviceType device, Span span) const;
 
     std::unique_ptr<InnerSource> source_;
     const bool single_;

@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: MIT
 //
-// A store that keeps its words to itself. NCCL's process group takes every PrefixStore off the store
-// that it is given and leaves word of an error in what is below, where it makes the processes of all
-// groups end after a while: those of nodes that are healthy, too. Of this one it can't take the
-// prefix off.
+// A store whose prefix can't be removed. NCCL's process group unwraps every PrefixStore of the store
+// that it is given, and writes a note of an error into the store below. The processes of all groups
+// read it there and end after a while, those of healthy nodes too. It can't unwrap this class.
 #pragma once
 
 #include <torch/csrc/distributed/c10d/Store.hpp>

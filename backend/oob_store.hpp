@@ -12,7 +12,7 @@
 
 namespace lofi {
 
-// What the ranks exchange facts for: their keys in the store, and how an error tells it.
+// One exchange of facts among ranks: its keys in the store, and the words that errors use for it.
 struct StoreBootstrap {
     c10::intrusive_ptr<c10d::Store> store;
     int rank;

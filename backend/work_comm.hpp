@@ -18,11 +18,11 @@
 
 namespace lofi {
 
-// How many posted collectives of a communicator are under way. The atomic is waited on.
+// Counts how many posted collectives of a communicator are under way. The atomic is waited on.
 using InFlight = std::shared_ptr<std::atomic<int>>;
 
-// What a posted Work shares with the callbacks of its requests. They, and not the Work, keep the
-// tensors: they let go of them before anybody learns that the work is done, so that the
+// A posted Work shares this with the callbacks of its requests. The callbacks keep the tensors, and
+// the Work does not: they let go of them before anybody learns that the work is done, so that the
 // communicator's thread is not the last to hold a tensor of someone who has waited.
 class Posted : public c10::intrusive_ptr_target {
   public:

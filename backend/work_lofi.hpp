@@ -17,7 +17,7 @@
 
 namespace lofi {
 
-// A place in the current stream of a device; on the CPU, where nothing is enqueued, always passed.
+// A point in the current stream of a device. On the CPU nothing is enqueued, and it is always passed.
 class Mark {
   public:
     void set(at::Device device);

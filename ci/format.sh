@@ -7,4 +7,6 @@ PATH="$PWD/.venv/bin:$PATH"
 git ls-files '*.c' '*.h' '*.cpp' '*.hpp' '*.cu' ':!third_party' | xargs clang-format --dry-run --Werror
 ruff check .
 ruff format --check .
+mypy
 bash ci/check_layers.sh
+python ci/check_imports.py

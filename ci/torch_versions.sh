@@ -22,8 +22,8 @@ with zipfile.ZipFile(sys.argv[1]) as wheel:
 PYTHON
     rm "$work"/torch-*.whl
     include="$work/$version/torch/include"
-    for source in backend/*.cpp; do
-        g++ -std=c++20 -fsyntax-only -Wall -Wextra -Wno-unused-parameter -Werror -Ic_api \
+    for source in backend/*.cpp backend/bind/*.cpp; do
+        g++ -std=c++20 -fsyntax-only -Wall -Wextra -Wno-unused-parameter -Werror -Ic_api -Ibackend \
             -isystem "$include" -isystem "$include/torch/csrc/api/include" -isystem "$python" \
             -DTORCH_EXTENSION_NAME=_C "$source"
     done

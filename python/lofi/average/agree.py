@@ -11,12 +11,12 @@ import hashlib
 import struct
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
+from lofi.average.changes import Change, Result
 from lofi.average.exchange import Part, Transfer, as_bytes, flat, is_on_gpu, row_dtype
 from lofi.groups import lookup
 from lofi.job import job
@@ -31,28 +31,6 @@ _SAMPLE_BYTES = 64 * 1024  # tensors up to this size are always compared whole
 # it the last to do so while the interpreter exits, it could not take the GIL and would abort.
 _kept_for_gloo: deque[tuple[torch.Tensor, torch.Tensor]] = deque(maxlen=4)
 _UNKNOWN = bytes(_DIGEST_BYTES)
-
-
-@dataclass
-class Change:
-    """A tensor of the target, and what comes in its place: flat, on the CPU (see `flat`)."""
-
-    item: Item
-    values: torch.Tensor
-
-    def write(self) -> None:
-        write(self.item.tensor, self.values)
-
-
-@dataclass
-class Result:
-    """What was averaged. Nothing has been written yet."""
-
-    nodes: list[int]  # that are in it
-    weights: list[float]  # of these
-    averaged: int  # tensors that differed between nodes
-    bytes_sent: int  # payload, by this rank's node, to other nodes
-    changes: list[Change]
 
 
 class Run:
@@ -333,18 +311,6 @@ def _holds_nonfinite(values: torch.Tensor) -> bool:
         part = part.float() if part.dtype.itemsize == 1 else part  # float8 has no isfinite
         found |= ~torch.isfinite(part).all()
     return bool(found)
-
-
-def write(tensor: torch.Tensor, values: torch.Tensor) -> None:
-    """Put values that `flat` made into a tensor."""
-    if tensor.is_complex():
-        values = torch.view_as_complex(values.view(*tensor.shape, 2))
-    else:
-        values = values.view(tensor.dtype).view(tensor.shape)
-    for dim, stride in enumerate(tensor.stride()):
-        if stride == 0 and tensor.shape[dim] > 1:  # expanded: one element seen many times
-            tensor, values = tensor.narrow(dim, 0, 1), values.narrow(dim, 0, 1)
-    tensor.copy_(values)
 
 
 def _first_difference(first: list[str], second: list[str]) -> tuple[str, str]:

@@ -20,13 +20,15 @@ import contextlib
 import mmap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from lofi.job.log import log
 from lofi.job.native import _C
-from lofi.models.items import Item
+
+if TYPE_CHECKING:
+    from lofi.models.items import Item
 
 CHUNK_BYTES = 16 * 1024 * 1024  # of the row; a rank sends a shard of it, in K pieces
 SLOTS = 4  # chunks under way: one sent, one averaged, one going to the node, one to spare
@@ -39,10 +41,10 @@ _ALIGNED = 16  # elements
 class Part:
     """Tensors of one dtype and device that are averaged as one row of elements."""
 
-    items: list[Item]
+    items: "list[Item]"
     sources: list[torch.Tensor]  # what this node puts in for each
     is_shard: bool
-    result: torch.Tensor | None = None  # in the host's memory
+    result: Any = None  # a tensor in the host's memory
     held: tuple[int, torch.Tensor] | None = None  # the last source that had to be copied, flat
 
     def __post_init__(self) -> None:
@@ -78,7 +80,7 @@ class Part:
             self.held = (index, flat(source.contiguous()))
         return self.held[1]
 
-    def results(self) -> Iterator[tuple[Item, torch.Tensor]]:
+    def results(self) -> "Iterator[tuple[Item, torch.Tensor]]":
         offset = 0
         for item, length in zip(self.items, self.counts, strict=True):
             yield item, self.result[offset : offset + length]
@@ -123,7 +125,7 @@ class _Slot:
         self.mean = torch.empty(piece, **like)
         # Of the whole node; elsewhere that is gathered in the result itself.
         is_needed = part.is_staged and not part.is_shard
-        self.whole = torch.empty(local_size * nodes * piece, **like) if is_needed else None
+        self.whole: Any = torch.empty(local_size * nodes * piece, **like) if is_needed else None
         self.work: Any = None
         self.copy: tuple[torch.Tensor, torch.Tensor] | None = None  # to the result, from here
 

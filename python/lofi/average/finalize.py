@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 
 from lofi.average import agree, exchange, swaps
-from lofi.average.agree import Result
+from lofi.average.changes import Result
 from lofi.average.swaps import Swap
 from lofi.groups import lookup
 from lofi.job import events, job
@@ -183,7 +183,8 @@ def _taken(
             number = _count().taken
             run = agree.Run(here, number, items, float(weight), first, scratch_bytes)
             swap = swaps.find_ready(target)
-            if run.all_say(swap is not None and swap.weight == weight):
+            same = run.all_say(swap is not None and swap.weight == weight)
+            if same and swap is not None:
                 swap.result = replace(swap.result, bytes_sent=run.sent(), changes=[])
                 yield swap.result, swap, items
             else:

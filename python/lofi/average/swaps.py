@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from lofi.average.agree import Change, Result, write
+from lofi.average.changes import Change, Result, write
 from lofi.average.exchange import flat
 from lofi.job import events
 from lofi.job.job import PerJob

@@ -81,7 +81,13 @@ def average_checkpoints(
         dtype = DTYPES.get(word.lower(), word.lower())
     target, origin = os.fspath(out), None if base is None else os.fspath(base)
     inputs = [*names, *([origin] if origin else [])]
-    how = {"weights": weights, "alpha": alpha, "only": only, "skip": skip, "dtype": dtype}
+    how: dict[str, Any] = {
+        "weights": weights,
+        "alpha": alpha,
+        "only": only,
+        "skip": skip,
+        "dtype": dtype,
+    }
     for path in inputs:
         if not os.path.lexists(path):
             raise FileNotFoundError(f"lofi: {path}: there is no such file or folder")

@@ -9,6 +9,7 @@ its images in the other nodes, through the store: one set and K - 1 gets.
 
 import os
 import sys
+from types import FrameType
 from typing import Any
 
 import torch.distributed as dist
@@ -30,7 +31,7 @@ _HOW_TO_AVOID = {
 
 def call_site() -> str:
     """file:line of the innermost Python frame outside of torch.distributed and lofi."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         path = os.path.abspath(frame.f_code.co_filename)
         if not path.startswith((_TORCH, _LOFI)) and not frame.f_code.co_filename.startswith("<"):

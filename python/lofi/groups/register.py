@@ -3,6 +3,7 @@
 
 import os
 import sys
+from typing import Any
 
 NAME = "lofi"
 # The launcher sets this variable, so that processes of the script (mp.spawn) are taken over when
@@ -10,7 +11,7 @@ NAME = "lofi"
 LAUNCHED = "LOFI_LAUNCHED"
 
 
-def _create(options, backend_options=None):
+def _create(options: Any, backend_options: Any = None) -> Any:
     from lofi.groups.create import create
 
     return create(options, backend_options)

@@ -17,7 +17,8 @@ _hook_ids = itertools.count(7_001)
 
 def install() -> None:
     # gloo and NCCL record their own collectives; torch's recorder on top would cost every call.
-    getattr(c10d, "_FR_SELF_RECORDING_BACKENDS", set()).add("lofi")
+    recording: set[str] = getattr(c10d, "_FR_SELF_RECORDING_BACKENDS", set())
+    recording.add("lofi")
     wrap(c10d, "_create_process_group_wrapper", _wrap_unless_lofi)
     wrap(c10d, "_new_process_group_helper", _watch_bypass)
 

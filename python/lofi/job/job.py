@@ -8,7 +8,6 @@ from typing import Any, Generic, TypeVar
 
 import torch.distributed as dist
 
-from lofi.job.config import Settings
 from lofi.job.native import _C
 
 State = TypeVar("State")
@@ -17,7 +16,7 @@ State = TypeVar("State")
 @dataclass
 class Job:
     topology: Any = None  # _C.Topology; None: there is no group of lofi's yet
-    settings: Settings = field(default_factory=Settings)
+    settings: Any = None  # lofi.job.config.Settings, where there is a topology
     store: Any = None  # of the group that found the topology
     pid: int = field(default_factory=os.getpid)  # a fork has this object, and no part in the job
 
@@ -69,7 +68,7 @@ class PerJob(Generic[State]):
         return self._state
 
 
-def begin(topology: Any, settings: Settings, store: Any) -> None:
+def begin(topology: Any, settings: Any, store: Any) -> None:
     """A new default group: forget the last job of this process."""
     _jobs.current = Job(topology=topology, settings=settings, store=store)
     _C.reset_session()

@@ -104,7 +104,7 @@ def _mode_set(module: torch.nn.Module, mode: bool) -> None:
 def _may_be_due(target: Target) -> bool:
     here = job.current()
     state = _state()
-    if here.settings.eval != "averaged" or not here.spans_nodes or state.is_broken:
+    if not here.spans_nodes or here.settings.eval != "averaged" or state.is_broken:
         return False
     if target.name in state.taken_care_of:
         return False

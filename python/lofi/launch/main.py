@@ -232,7 +232,7 @@ def _main_module(path: str) -> ModuleType:
     load, and multiprocessing finds the script by __file__."""
     module = ModuleType("__main__")
     module.__file__ = path
-    module.__builtins__ = __builtins__
+    module.__builtins__ = __builtins__  # type: ignore[attr-defined]
     module.__spec__ = None
     sys.modules["__main__"] = module
     return module

@@ -136,5 +136,5 @@ def _add(module: torch.nn.Module, kind: str) -> None:
     target.module = weakref.ref(module)  # wrapped again, it is the same model
     for part in {id(part): part for part in (module, unwrap(module), inner(module))}.values():
         key = id(part)
-        reference = weakref.ref(part, lambda _, key=key: table.pop(key, None))
+        reference = weakref.ref(part, lambda _, key=key: table.pop(key, None))  # type: ignore[misc]
         table[key] = (reference, target)

@@ -8,10 +8,13 @@ No collective of a job begins before a round has said that all are there to end 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from lofi.job.log import log
 from lofi.job.native import _C
-from lofi.rounds.board import Board
+
+if TYPE_CHECKING:
+    from lofi.rounds.board import Board
 
 LEAST, DIFFERS, NOTHING = _C.ROUND_LEAST, _C.ROUND_DIFFERS, _C.ROUND_NOTHING
 
@@ -40,7 +43,7 @@ class Round:
 
     def __init__(
         self,
-        board: Board,
+        board: "Board",
         member: int | None,
         member_count: int,
         close_at: int = 0,

@@ -29,7 +29,7 @@ _BROADCAST_BUCKET_BYTES = 250 * 1024 * 1024  # as DDP's constructor
 def install() -> None:
     events.wrapped.subscribe(_equalize)
     for module, names in _CLASSES.items():
-        when_imported(module, lambda found, names=names: _install(found, names))
+        when_imported(module, lambda found, names=names: _install(found, names))  # type: ignore[misc]
 
 
 def _install(module: Any, names: tuple[str, ...]) -> None:

@@ -80,7 +80,7 @@ def _callback(base: type) -> type:
 def _share_the_best(model: Any, checkpoint: str | None) -> None:
     """The first node writes checkpoints. Where machines share no disk, the others have not loaded
     the best one, and an average with their last weights would be of two different things."""
-    has_it = torch.tensor([int(bool(checkpoint) and os.path.isdir(checkpoint))])
+    has_it = torch.tensor([int(bool(checkpoint and os.path.isdir(checkpoint)))])
     _C.event(_C.EVENT_AVERAGE)  # real collectives, that count as the average's
     try:
         _exchange_the_best(model, checkpoint, has_it)

@@ -1,0 +1,102 @@
+// SPDX-License-Identifier: MIT
+//
+// Averages of checkpoint files, and names selected by patterns.
+#include <chrono>
+#include <optional>
+
+#include <pybind11/stl.h>
+
+#include "bind.hpp"
+#include "check.hpp"
+
+namespace py = pybind11;
+
+namespace lofi {
+namespace {
+
+// Asks now and then only: where other threads run Python, each wait for the GIL takes milliseconds.
+class SignalCheck {
+  public:
+    static int run(void *ctx, uint64_t, uint64_t)
+    {
+        return static_cast<SignalCheck *>(ctx)->is_due() && is_raised();
+    }
+
+  private:
+    using Clock = std::chrono::steady_clock;
+
+    static bool is_raised()
+    {
+        py::gil_scoped_acquire acquired;
+        return PyErr_CheckSignals() != 0;
+    }
+
+    bool is_due()
+    {
+        if (Clock::now() - last_ < std::chrono::milliseconds(50)) return false;
+        last_ = Clock::now();
+        return true;
+    }
+
+    Clock::time_point last_ = Clock::now();
+};
+
+void average_files(const std::vector<std::string> &inputs, const std::string &out,
+                   const std::optional<std::vector<double>> &weights,
+                   const std::optional<std::string> &base, double alpha,
+                   const std::optional<std::string> &only, const std::optional<std::string> &skip,
+                   const std::optional<std::string> &dtype, bool integers_first, bool force)
+{
+    std::vector<const char *> paths;
+    for (const auto &input : inputs)
+        paths.push_back(input.c_str());
+    const auto text = [](const std::optional<std::string> &given) {
+        return given ? given->c_str() : nullptr;
+    };
+    lofi_average_files_options options = LOFI_AVERAGE_FILES_OPTIONS_INIT;
+    options.inputs = paths.data();
+    options.input_count = static_cast<int>(paths.size());
+    options.out = out.c_str();
+    options.weights = weights ? weights->data() : nullptr;
+    options.base = text(base);
+    options.alpha = alpha;
+    options.only = text(only);
+    options.skip = text(skip);
+    options.dtype = text(dtype);
+    options.integers_first = integers_first;
+    options.force = force;
+    SignalCheck signals;
+    options.progress = SignalCheck::run;
+    options.ctx = &signals;
+    const lofi_status st = lofi_average_files(&options, nullptr);
+    {
+        py::gil_scoped_acquire acquired; // what a signal's handler has raised is still set
+        if (PyErr_Occurred()) throw py::error_already_set();
+    }
+    check(st);
+}
+
+std::vector<bool> select_names(const std::optional<std::string> &only,
+                               const std::optional<std::string> &skip,
+                               const std::vector<std::string> &names)
+{
+    std::vector<const char *> texts;
+    for (const auto &name : names)
+        texts.push_back(name.c_str());
+    std::vector<unsigned char> is_selected(names.size());
+    check(lofi_names_select(only ? only->c_str() : nullptr, skip ? skip->c_str() : nullptr,
+                            texts.data(), texts.size(), is_selected.data()));
+    return {is_selected.begin(), is_selected.end()};
+}
+
+const Binding files{[](py::module_ &m) {
+    m.def("average_files", &average_files, py::arg("inputs"), py::arg("out"), py::kw_only(),
+          py::arg("weights"), py::arg("base"), py::arg("alpha"), py::arg("only"), py::arg("skip"),
+          py::arg("dtype"), py::arg("integers_first"), py::arg("force"),
+          py::call_guard<py::gil_scoped_release>(), "lofi_average_files of lofi.h.");
+    m.def("select_names", &select_names, py::arg("only"), py::arg("skip"), py::arg("names"),
+          "lofi_names_select of lofi.h.");
+}};
+
+} // namespace
+} // namespace lofi
