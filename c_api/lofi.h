@@ -23,6 +23,7 @@
 #include "lofi/base.h"       /* conventions, versions, statuses, errors, the log */
 #include "lofi/collective.h" /* collectives and their operations */
 #include "lofi/comm.h"       /* communicators */
+#include "lofi/exchange.h"   /* its exchange: a plan, and who carries it out */
 #include "lofi/files.h"      /* checkpoints in files, and averages of them */
 #include "lofi/mirror.h"     /* what runs while nodes train apart; phases, scopes, statistics */
 #include "lofi/nodes.h"      /* which ranks make a node; where a process group lies among them */

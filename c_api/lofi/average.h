@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* The average over nodes: how its data are cut, and the whole for C programs. */
+/* The average over nodes: which tensors differ, and the whole for C programs. */
 #ifndef LOFI_AVERAGE_H
 #define LOFI_AVERAGE_H
 
@@ -9,37 +9,23 @@
 
 LOFI__DECLARATIONS_BEGIN
 
-/* One step of an average that is streamed in chunks. `count` elements from `begin` are averaged;
- * they are cut into local_size shards, one for each rank of a node, and each shard into `nodes`
- * pieces of `piece_count` elements, one for each node. Past the end of the data the last pieces
- * are padded: local_size * nodes * piece_count >= count. */
-typedef struct lofi_chunk {
-    uint64_t begin;
-    uint64_t count;
-    uint64_t piece_count;
-} lofi_chunk;
+/* How a tensor differs, a sum of: */
+#define LOFI_DIFFERS_BETWEEN 1 /* a node's value is not that of another: it is averaged */
+#define LOFI_DIFFERS_INSIDE 2  /* a rank's value is not that of the first rank of its node */
 
 /*
- * Chunk number `index` of `total_count` elements, with chunks of at most `chunk_count` elements
- * (rounded up to a multiple of nodes * local_size). LOFI_INVALID past the last chunk or for
- * sizes < 1. lofi_chunk_total gives the number of chunks; 0 for bad sizes or total_count 0.
+ * Which of `tensors` tensors differ, by the digests that all ranks of all nodes took of them:
+ * `digests` holds nodes * node_size * tensors of them, rank after rank, tensor after tensor. A node's
+ * value is its first rank's; of a tensor with is_shard[i] != 0 (NULL: there is none) each place has a
+ * value of its own, which is compared with that of the same place in the other nodes. Pure. Writes
+ * `tensors` answers to `differs`. LOFI_INVALID for NULL or sizes < 1.
  */
-lofi_status lofi_chunk_at(uint64_t total_count, int nodes, int local_size, uint64_t chunk_count,
-                          uint64_t index, lofi_chunk *chunk);
-uint64_t lofi_chunk_total(uint64_t total_count, int nodes, int local_size, uint64_t chunk_count);
+lofi_status lofi_differences(const lofi_digest *digests, int nodes, int node_size, size_t tensors,
+                             const unsigned char *is_shard, unsigned char *differs);
 
 /*
- * The average over nodes, for C programs: data = the mean over the nodes, with the rounding of
- * lofi_mean, on every rank. Collective over all ranks of all nodes. `node` connects the ranks of a
- * node, which hold the same `data`; `column` the ranks at this place of all nodes, in node order.
- * `weights` has one for each node (the same on all ranks), or is NULL. Each rank averages its
- * shard with its column, chunk by chunk, and the node gathers the shards: 2 (K-1)/K of the bytes
- * cross for each node, `scratch_bytes` is what it may allocate (0: 64 MiB; at least 4 KiB).
- * After an error `data` is undefined.
- *
- * With both communicators on nccl `data` and the scratch memory lie on the device (lofi_cuda_mean,
- * with the same bits); it begins when what was enqueued on both streams is done, and is done when
- * it returns. LOFI_INVALID if only one of them is.
+ * The average over nodes, for C programs: lofi_exchange (exchange.h) in which all nodes of the column
+ * give. data = the mean over the nodes, on every rank; `weights` has one for each node, or is NULL.
  */
 lofi_status lofi_finalize_average(lofi_comm *node, lofi_comm *column, lofi_dtype dtype, void *data,
                                   size_t count, const double *weights, size_t scratch_bytes);

@@ -63,6 +63,63 @@ static void check(lofi_comm *node, lofi_comm *column, const struct layout *layou
     free(data);
 }
 
+/* With nodes that give nothing, and a base: against lofi_mean_mixed of those that give. */
+static void check_mixed(lofi_comm *node, lofi_comm *column, const struct layout *layout,
+                        lofi_dtype dtype, size_t count, const double *weights, unsigned who,
+                        double alpha)
+{
+    const size_t each = lofi_dtype_bytes(dtype);
+    char *data = malloc(count * each), *want = malloc(count * each), *base = malloc(count * each);
+    void *in[RANKS_MOST];
+    unsigned char gives[RANKS_MOST];
+    double chosen[RANKS_MOST];
+    lofi_exchange_options options = LOFI_EXCHANGE_OPTIONS_INIT;
+    lofi_mix mix = LOFI_MIX_INIT;
+
+    mix.inputs = 0;
+    for (int k = 0; k < layout->nodes; k++) {
+        gives[k] = who >> k & 1;
+        if (!gives[k]) continue;
+        chosen[mix.inputs] = weights[k];
+        in[mix.inputs] = malloc(count * each);
+        fill(in[mix.inputs++], dtype, count, k);
+    }
+    fill(base, dtype, count, 99);
+    mix.out_dtype = mix.base_dtype = options.dtype = dtype;
+    mix.weights = chosen;
+    mix.base = options.base = alpha < 1 ? base : NULL;
+    mix.alpha = options.alpha = alpha;
+    options.weights = weights;
+    options.gives = gives;
+    options.scratch_bytes = 4096;
+    ASSERT(lofi_mean_mixed(&mix, want, (const void *const *)in, count) == LOFI_OK);
+    fill(data, dtype, count, lofi_comm_rank(column));
+    if (!gives[lofi_comm_rank(column)]) memset(data, 0xff, count * each); /* NaN */
+    ASSERT(lofi_exchange(node, column, data, count, &options) == LOFI_OK);
+    if (!EXPECT(memcmp(data, want, count * each) == 0))
+        fprintf(stderr, "%d nodes of %d, of which %x give, %zu %s, alpha %g\n", layout->nodes,
+                layout->local_size, who, count, lofi_dtype_name(dtype), alpha);
+    for (int k = 0; k < mix.inputs; k++)
+        free(in[k]);
+    free(base);
+    free(want);
+    free(data);
+}
+
+static void check_bad_options(lofi_comm *node, lofi_comm *column)
+{
+    static const unsigned char none[RANKS_MOST] = {0};
+    lofi_exchange_options options = LOFI_EXCHANGE_OPTIONS_INIT;
+    float one = 1;
+
+    options.gives = none;
+    EXPECT(lofi_exchange(node, column, &one, 1, &options) == LOFI_INVALID);
+    EXPECT_ERROR("to which none of");
+    EXPECT(lofi_exchange(node, column, &one, 1, NULL) == LOFI_INVALID);
+    options.size++;
+    EXPECT(lofi_exchange(node, column, &one, 1, &options) == LOFI_ABI);
+}
+
 static int average(struct rank *rank)
 {
     static const lofi_dtype dtypes[] = {LOFI_F64, LOFI_F32, LOFI_BF16, LOFI_F16, LOFI_I64};
@@ -79,6 +136,12 @@ static int average(struct rank *rank)
             check(node, column, layout, dtypes[d], counts[c], NULL, 0);
             check(node, column, layout, dtypes[d], counts[c], weights, 4096);
         }
+    for (int d = 0; d < 4; d++)
+        for (unsigned who = 1; who < 1u << layout->nodes; who++) {
+            check_mixed(node, column, layout, dtypes[d], 1001, weights, who, 1.0);
+            check_mixed(node, column, layout, dtypes[d], 1001, weights, who, 0.3);
+        }
+    check_bad_options(node, column);
     EXPECT(lofi_finalize_average(node, column, LOFI_F32, NULL, 0, NULL, 0) == LOFI_OK);
     EXPECT(lofi_finalize_average(node, NULL, LOFI_F32, &one, 1, NULL, 0) == LOFI_INVALID);
     EXPECT(lofi_finalize_average(node, column, LOFI_F32, NULL, 1, NULL, 0) == LOFI_INVALID);
