@@ -161,7 +161,49 @@ def select_names(only: str | None, skip: str | None, names: Sequence[str]) -> li
 
 # The average.
 def round_members(nodes: Sequence[tuple[bool, int, float]], min_nodes: int) -> list[int]: ...
-def chunks(total: int, nodes: int, local_size: int, chunk: int) -> list[tuple[int, int, int]]: ...
+
+EXCHANGE_GIVE: int
+EXCHANGE_COMBINE: int
+EXCHANGE_SHARE: int
+DIFFERS_BETWEEN: int
+DIFFERS_INSIDE: int
+
+class ExchangeStep:
+    @property
+    def kind(self) -> int: ...
+    @property
+    def slot(self) -> int: ...
+    @property
+    def chunk(self) -> int: ...
+    @property
+    def begin(self) -> int: ...
+    @property
+    def count(self) -> int: ...
+    @property
+    def piece_count(self) -> int: ...
+    @property
+    def sent_bytes(self) -> int: ...
+
+def exchange_plan(
+    count: int,
+    element_bytes: int,
+    nodes: int,
+    local_size: int,
+    slots: int,
+    chunk_count: int,
+    gives: bool,
+) -> list[ExchangeStep]: ...
+def exchange_fit(
+    element_bytes: int,
+    nodes: int,
+    local_size: int,
+    slots: int,
+    scratch_bytes: int,
+    pieces_beside: int,
+) -> int: ...
+def differences(
+    digests: bytes, nodes: int, node_size: int, is_shard: Sequence[bool]
+) -> list[int]: ...
 
 # Rounds.
 ROUND_ANNOUNCE: int

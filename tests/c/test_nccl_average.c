@@ -54,32 +54,43 @@ static void close_comms(struct comms *comms)
     lofi_comm_destroy(comms->world);
 }
 
+/* `without`: a node that gives nothing; -1: all do. */
 static void check(struct gpu *gpu, const struct comms *comms, lofi_dtype dtype, size_t count,
-                  const double *weights, size_t scratch_bytes)
+                  const double *weights, size_t scratch_bytes, int without)
 {
     const struct layout *layout = gpu->arg;
     const size_t each = lofi_dtype_bytes(dtype), bytes = count * each;
     char *host = malloc(bytes), *want = malloc(bytes), *data = gpus_alloc(gpu, bytes + each);
     void *in[GPUS_MOST];
+    double chosen[GPUS_MOST];
+    unsigned char gives[GPUS_MOST];
+    int givers = 0;
+    lofi_exchange_options options = LOFI_EXCHANGE_OPTIONS_INIT;
 
     for (int k = 0; k < layout->nodes; k++) {
-        in[k] = malloc(bytes);
-        fill(in[k], dtype, count, k);
+        gives[k] = k != without;
+        if (k == without) continue;
+        if (weights != NULL) chosen[givers] = weights[k];
+        in[givers] = malloc(bytes);
+        fill(in[givers++], dtype, count, k);
     }
-    CHECK(lofi_mean(dtype, want, (const void *const *)in, weights, layout->nodes, count) ==
-          LOFI_OK);
+    CHECK(lofi_mean(dtype, want, (const void *const *)in, weights != NULL ? chosen : NULL, givers,
+                    count) == LOFI_OK);
     fill(host, dtype, count, gpu->rank / layout->local_size);
     CHECK(fake_cuda.MemcpyAsync((uintptr_t)data, (uintptr_t)host, bytes, gpu->stream) == 0);
     fake_cuda_count_bytes(gpu->rank);
-    CHECK(lofi_finalize_average(comms->node, comms->column, dtype, data, count, weights,
-                                scratch_bytes) == LOFI_OK);
+    options.dtype = dtype;
+    options.weights = weights;
+    options.gives = gives;
+    options.scratch_bytes = scratch_bytes;
+    CHECK(lofi_exchange(comms->node, comms->column, data, count, &options) == LOFI_OK);
     CHECK(fake_cuda_most_bytes(gpu->rank) <= (scratch_bytes != 0 ? scratch_bytes : 64 << 20));
     if (!CHECK(memcmp(data, want, bytes) == 0))
         fprintf(stderr, "%d nodes of %d, %zu %s, scratch %zu\n", layout->nodes, layout->local_size,
                 count, lofi_dtype_name(dtype), scratch_bytes);
     for (size_t i = 0; i < each; i++)
         CHECK((unsigned char)data[bytes + i] == 0xa5); /* nothing past the end */
-    for (int k = 0; k < layout->nodes; k++)
+    for (int k = 0; k < givers; k++)
         free(in[k]);
     fake_cuda_free(data);
     free(want);
@@ -92,12 +103,15 @@ static void average(struct gpu *gpu)
                                         LOFI_I64, LOFI_F8_E4M3, LOFI_F8_E5M2, LOFI_BYTES};
     static const size_t counts[] = {1, 5, 64, 1001, 6000};
     static const double weights[] = {1, 2.5, 3, 0.25};
+    const struct layout *layout = gpu->arg;
     struct comms comms = open_comms(gpu, 20000);
 
     for (int d = 0; d < 8; d++)
         for (int c = 0; c < 5; c++) {
-            check(gpu, &comms, dtypes[d], counts[c], NULL, 0);
-            check(gpu, &comms, dtypes[d], counts[c], weights, 4096);
+            check(gpu, &comms, dtypes[d], counts[c], NULL, 0, -1);
+            check(gpu, &comms, dtypes[d], counts[c], weights, 4096, -1);
+            for (int without = 0; without < layout->nodes && layout->nodes > 1; without++)
+                check(gpu, &comms, dtypes[d], counts[c], weights, 4096, without);
         }
     close_comms(&comms);
 }
@@ -129,6 +143,10 @@ static void refusals(struct gpu *gpu)
           LOFI_INVALID);
     CHECK_ERROR("an average: the data at ");
     CHECK_ERROR("is not in device memory");
+    lofi_exchange_options options = LOFI_EXCHANGE_OPTIONS_INIT;
+    options.base = data;
+    CHECK(lofi_exchange(comms.node, comms.column, data, 64, &options) == LOFI_UNSUPPORTED);
+    CHECK_ERROR("an average with a base in device memory");
     /* All that broke nothing. */
     CHECK(lofi_finalize_average(comms.node, comms.column, LOFI_F32, data, 64, NULL, 0) == LOFI_OK);
     CHECK(data[63] == 0);

@@ -14,7 +14,8 @@ import mocked
 import pytest
 import torch
 import torch.distributed as dist
-from lofi.average import agree, exchange
+from lofi.average import device, exchange
+from lofi.job.native import _C
 from ranks import run_ranks
 from test_average import Model, _leaves, exact_mean, tensors
 
@@ -26,46 +27,42 @@ def mock():
     return mocked.build()
 
 
-class Seen:
-    means = 0
-    slots: list[int] = []  # noqa: RUF012 - one for the process, which is a rank of one test
+class NoGpu(device.Gpu):
+    """Takes tensors on the CPU for tensors on a GPU."""
+
+    has_kernel = True
+
+    def __init__(self, is_built: bool):
+        self.is_built = is_built
+        self.means = 0
+
+    def holds(self, tensor: torch.Tensor) -> bool:
+        return True
+
+    def kernel(self, out: Any, pieces: Any, weights: list[float], stream: int) -> None:
+        assert stream == STREAM
+        if not self.is_built:
+            raise NotImplementedError("no code for this GPU")
+        self.means += 1
+        _C.mean(out, list(pieces), weights)
 
 
-def pretend(path: Any, is_built: bool = True) -> None:
-    """Tensors on the CPU are taken for tensors on a GPU from here on."""
+def pretend(path: Any, is_built: bool = True) -> NoGpu:
     mocked.install(path)
-    for module in (exchange, agree):
-        module.is_on_gpu = lambda tensor: True
     torch.cuda.device = contextlib.nullcontext
     torch.cuda.current_stream = lambda: SimpleNamespace(cuda_stream=STREAM)
-    mean, fill = exchange._C.mean, exchange._Slot.__init__
-
-    def cuda_mean(out: Any, pieces: Any, weights: Any, stream: int) -> None:
-        assert stream == STREAM
-        if not is_built:
-            raise NotImplementedError("no code for this GPU")
-        Seen.means += 1
-        mean(out, list(pieces), weights)
-
-    def slot(self: Any, *arguments: Any) -> None:
-        fill(self, *arguments)
-        held = (self.mine, self.theirs, self.mean, self.whole)
-        Seen.slots.append(sum(tensor.nbytes for tensor in held if tensor is not None))
-
-    names = dict(vars(exchange._C)) | {"cuda_mean": cuda_mean}
-    exchange._C = SimpleNamespace(**names)
-    exchange.Transfer.has_kernel = True
-    exchange._Slot.__init__ = slot
+    device.gpu = NoGpu(is_built)
+    return device.gpu
 
 
 def average_job(path: Any, dtype: torch.dtype, scratch: int, weights: Any, is_built: bool) -> Any:
-    pretend(path, is_built)
-    exchange.SCRATCH_LEAST = 1
+    gpu = pretend(path, is_built)
+    exchange.tuning.scratch_least = 1
     dist.init_process_group("lofi")
     node = lofi.stats()["node"]
     state = tensors(node, dtype)
     lofi.finalize_average(state, weight=weights[node], scratch_bytes=scratch)
-    return _leaves(state), Seen.means
+    return _leaves(state), gpu.means
 
 
 @pytest.mark.parametrize(
@@ -132,17 +129,25 @@ def test_a_node_that_is_not_finite(mock):
 
 def scratch_job(path: Any, scratch: int) -> Any:
     pretend(path)
+    made = []
+
+    class Slot(exchange.Slot):
+        def __init__(self, *arguments: Any):
+            super().__init__(*arguments)
+            made.append(self.nbytes)
+
+    exchange.tuning.slot = Slot
     dist.init_process_group("lofi")
     weights = torch.full((3_000_001,), float(lofi.stats()["node"]))
     lofi.finalize_average([weights], scratch_bytes=scratch)
     assert torch.equal(weights, torch.full_like(weights, 0.5))
-    return Seen.slots
+    return made
 
 
 @pytest.mark.parametrize("scratch", [1 << 20, 5 << 20, 1 << 28])
 def test_scratch_is_bounded(mock, scratch):
     for slots in run_ranks(scratch_job, 4, mock, scratch, env={"LOFI_NODE_SIZE": "2"}):
-        assert len(slots) <= exchange.SLOTS and sum(slots) <= scratch
+        assert len(slots) <= exchange.tuning.slots and sum(slots) <= scratch
         if scratch < 6 << 20:  # else the row is shorter
             assert sum(slots) > 0.9 * scratch
 

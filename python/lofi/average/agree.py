@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """How an average is taken: agreement on what differs, and on who is in; then the exchange of it.
 
-What is equal in all nodes is recognised by digest, and not sent. See _transfer.py for the rest.
+What is equal in all nodes is recognised by digest, and not sent. See exchange.py for the rest.
 
 Rejected: all_reduce of the weights. It sums in the dtype, in an order of its own, so that the
 result depends on the transport; and its sum of bf16 weights rounds K - 1 times.
@@ -16,21 +16,22 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from lofi.average import device
 from lofi.average.changes import Change, Result
-from lofi.average.exchange import Part, Transfer, as_bytes, flat, is_on_gpu, row_dtype
-from lofi.groups import lookup
+from lofi.average.exchange import Exchange
+from lofi.average.rows import Row, as_bytes, flat, row_dtype
+from lofi.groups import peers
 from lofi.job import job
 from lofi.job.log import log
 from lofi.job.native import _C
 from lofi.models.items import Item, on_host
 
 _NONFINITE_COUNT = 1 << 22  # elements of a tensor on a GPU that are looked at at once
-_DIGEST_BYTES = 16
 _SAMPLE_BYTES = 64 * 1024  # tensors up to this size are always compared whole
 # The tensors of the last agreements. gloo's thread lets go of a tensor some time after wait(); were
 # it the last to do so while the interpreter exits, it could not take the GIL and would abort.
 _kept_for_gloo: deque[tuple[torch.Tensor, torch.Tensor]] = deque(maxlen=4)
-_UNKNOWN = bytes(_DIGEST_BYTES)
+_UNKNOWN = bytes(16)  # in place of a digest
 
 
 class Run:
@@ -50,9 +51,9 @@ class Run:
         self.topology = here.topology
         self.nodes, self.node_size = here.topology.node_count, here.topology.node_size
         self.node, self.place = here.node, here.rank % here.topology.node_size
-        self.inner = _average_backend(here).inner
-        self.world_inner = self.inner("cpu", "world")
-        self.node_inner = self.inner("cpu", "node")
+        self.peers = peers.peers_of()
+        self.world_inner = peers.world_backend(here).inner("cpu", "world")
+        self.node_inner = self.peers.inner("cpu", "node")
         self.store = here.store
         self.number = number
         self.bytes_sent = 0
@@ -69,27 +70,24 @@ class Run:
         weights = self._agree_on_layout()
         differing, own = self._find_differences()
         members = self._agree_on_members(differing, own, weights)
-        chosen = [weights[node] for node in members]
-        parts = list(self._parts(differing, own))
-        transfer = Transfer(
-            nodes=self.nodes,
-            node_size=self.node_size,
-            place=self.place,
-            inner=self.inner,
-            count=self._count,
+        exchange = Exchange(
+            self.peers,
+            weights,
+            gives=[node in members for node in range(self.nodes)],
             scratch_bytes=self.scratch_bytes,
-            members=members,
-            weights=chosen,
+            count=self._count,
         )
-        for part in parts:
-            transfer.run(part)
+        changes = []
+        for items, row, is_shard in list(self._rows(differing, own)):
+            result = exchange.run(row, is_shard)
+            changes += map(Change, items, row.split(result))
         sent = self.sent()  # who has come here has the whole average: after this, all write
-        changes = [Change(item, values) for part in parts for item, values in part.results()]
         changes += [
             Change(self.items[index], flat(value))
             for index, value in own.items()
             if index not in differing
         ]
+        chosen = [weights[node] for node in members]
         return Result(members, chosen, len(differing), sent, changes)
 
     # -- agreement ----------------------------------------------------------------------------
@@ -184,12 +182,12 @@ class Run:
         looked_at = list(range(len(self.items)))
         for sampled in (True, False):
             mine = [self._digest(self.items[index], sampled) for index in looked_at]
-            tables = self._gather(b"".join(mine)) if looked_at else []
-            for position, index in enumerate(looked_at):
-                at = slice(position * _DIGEST_BYTES, (position + 1) * _DIGEST_BYTES)
-                between, inside = self._compare_digests([t[at] for t in tables], index)
-                differ.update([index] * between)
-                differ_inside.update([index] * inside)
+            gathered = b"".join(self._gather(b"".join(mine))) if looked_at else b""
+            shards = [self.items[index].is_shard for index in looked_at]
+            kinds = _C.differences(gathered, self.nodes, self.node_size, shards)
+            for index, kind in zip(looked_at, kinds, strict=True):
+                differ.update([index] * bool(kind & _C.DIFFERS_BETWEEN))
+                differ_inside.update([index] * bool(kind & _C.DIFFERS_INSIDE))
             looked_at = [
                 index
                 for index in looked_at
@@ -203,21 +201,6 @@ class Run:
         if sampled and item.is_parameter:
             values = _sample(values)
         return _C.digest(on_host(values))
-
-    def _compare_digests(self, digests: list[bytes], index: int) -> tuple[bool, bool]:
-        """Does a tensor, by the digests of all ranks, differ between nodes, and inside of one?"""
-        size, is_shard = self.node_size, self.items[index].is_shard
-        # A node's value is its first rank's; of a shard, each place has one of its own.
-        places = range(size) if is_shard else (0,)
-        between = any(
-            digests[node * size + place] != digests[place]
-            for node in range(self.nodes)
-            for place in places
-        )
-        inside = not is_shard and any(
-            digest != digests[rank - rank % size] for rank, digest in enumerate(digests)
-        )
-        return between, inside
 
     def _first_of_node(self, item: Item) -> torch.Tensor:
         value = on_host(item.tensor).clone()
@@ -237,7 +220,7 @@ class Run:
         if index in own:
             return own[index]
         tensor = self.items[index].tensor.detach()
-        return tensor if is_on_gpu(tensor) else on_host(tensor)
+        return tensor if device.gpu.holds(tensor) else on_host(tensor)
 
     def _finds_nonfinite(self, index: int, own: dict[int, torch.Tensor]) -> bool:
         """In a tensor that the whole node holds, each rank looks at a part of its own."""
@@ -245,7 +228,9 @@ class Run:
         if not self.items[index].is_shard:
             part = -(-values.numel() // self.node_size)
             values = values[self.place * part : (self.place + 1) * part]
-        return _holds_nonfinite(values) if is_on_gpu(values) else _C.find_nonfinite(values) >= 0
+        return (
+            _holds_nonfinite(values) if device.gpu.holds(values) else _C.find_nonfinite(values) >= 0
+        )
 
     def _agree_on_members(
         self, differing: list[int], own: dict[int, torch.Tensor], weights: list[float]
@@ -266,31 +251,21 @@ class Run:
                 )
         return members
 
-    # -- the exchange -------------------------------------------------------------------------
-
-    def _parts(self, differing: list[int], own: dict[int, torch.Tensor]) -> Iterator[Part]:
-        """The differing tensors by dtype and kind, in an order that all ranks share."""
+    def _rows(
+        self, differing: list[int], own: dict[int, torch.Tensor]
+    ) -> Iterator[tuple[list[Item], Row, bool]]:
+        """The differing tensors by dtype and kind, in an order that all ranks share, and whether
+        they are shards."""
         kinds: dict[tuple[bool, str, str], tuple[list[Item], list[torch.Tensor]]] = {}
         for index in differing:
             item = self.items[index]
             value = self._value(index, own)
             key = (item.is_shard, str(row_dtype(value)), value.device.type)
-            group = kinds.setdefault(key, ([], []))
-            group[0].append(item)
-            group[1].append(value)
-        for (is_shard, _, _), (items, sources) in kinds.items():
-            yield Part(items, sources, is_shard)
-
-
-def _average_backend(here: job.Job) -> Any:
-    """The lofi backend of the whole world."""
-    backend = lookup.backend_of(None)
-    if backend is None:
-        raise RuntimeError(
-            "lofi.finalize_average needs the default process group to be lofi's: "
-            'init_process_group(backend="lofi")'
-        )
-    return backend
+            items, values = kinds.setdefault(key, ([], []))
+            items.append(item)
+            values.append(value)
+        for (is_shard, _, _), (items, values) in kinds.items():
+            yield items, Row(values), is_shard
 
 
 def _sample(tensor: torch.Tensor) -> torch.Tensor:

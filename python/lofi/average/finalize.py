@@ -165,7 +165,7 @@ def _taken(
     limit = here.settings.timeout if timeout is None else timeout
     if not 0 < limit < 1e9:
         raise ValueError(f"lofi.{what}: timeout={limit} is not a number of seconds > 0")
-    if scratch_bytes < exchange.SCRATCH_LEAST:
+    if scratch_bytes < exchange.tuning.scratch_least:
         raise ValueError(f"lofi.{what}: scratch_bytes={scratch_bytes} is less than 1 MiB")
     with torch.inference_mode(False):
         items = collect(target)

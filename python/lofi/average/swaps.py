@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from lofi.average.changes import Change, Result, write
-from lofi.average.exchange import flat
+from lofi.average.changes import Change, Result
+from lofi.average.rows import flat, write
 from lofi.job import events
 from lofi.job.job import PerJob
 from lofi.models import shards

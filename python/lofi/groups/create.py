@@ -159,14 +159,20 @@ class Source:
     @not_compiled
     def make(self, device: str, span: str) -> Any:
         members, label = self.members(span)
-        rank = members.index(self.group.rank)
         ranks = [self.group.global_rank(member) for member in members]
         made = self.made.setdefault((device, span), Made(device, span, ranks))
         # A backend that was released has left its keys in the store, so the next one needs others.
         again = f"/{made.times}" if made.times else ""
-        store = dist.PrefixStore(f"lofi/{device}/{label}{again}", self.store)
         made.times += 1
         made.is_there, made.is_connected = True, False
+        return self.connect_ranks(device, span, ranks, label, again)
+
+    def connect_ranks(
+        self, device: str, span: str, ranks: list[int], label: str, again: str = ""
+    ) -> Any:
+        """An inner backend of some ranks of the group (global), under a label that is theirs."""
+        store = dist.PrefixStore(f"lofi/{device}/{label}{again}", self.store)
+        rank = ranks.index(self.group.global_rank(self.group.rank))
         name = f"{self.name}:{label}"
         if device == "cpu":
             inner = self._gloo(store, rank, ranks, name)
