@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Both executors of the exchange, against the exact mean: lofi_exchange of liblofi on communicators
-in shared memory, and the one over the process groups. Members, givers, weights, sizes, dtypes, chunks
-and bases are random; both give the same bits."""
+in shared memory, and the one over the process groups. Members, givers, weights, sizes, dtypes,
+chunks and bases are random; both give the same bits."""
 
 import ctypes
 import random

@@ -77,7 +77,7 @@ class Run:
             scratch_bytes=self.scratch_bytes,
             count=self._count,
         )
-        changes = []
+        changes: list[Change] = []
         for items, row, is_shard in list(self._rows(differing, own)):
             result = exchange.run(row, is_shard)
             changes += map(Change, items, row.split(result))
