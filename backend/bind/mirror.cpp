@@ -40,8 +40,7 @@ void count(int scope, int purpose, uint64_t bytes)
 
 py::dict stats()
 {
-    lofi_stats stats{};
-    stats.size = sizeof(stats);
+    lofi_stats stats = LOFI_STATS_INIT;
     check(lofi_session_get_stats(session(), &stats));
     static const std::array<const char *, LOFI_PURPOSE_COUNT> purposes{
         "setup", "training", "evaluation", "average", "bypass", "done"};

@@ -13,6 +13,7 @@
 #include "average/round.h"
 
 #include "core/mem.h"
+#include "core/options.h"
 
 #include <string.h>
 
@@ -37,14 +38,17 @@ static lofi_status check_options(const lofi_round_options *options)
     return LOFI_INVALID;
 }
 
-lofi_status lofi_round_create(const lofi_round_options *options, lofi_round **out)
+lofi_status lofi_round_create(const lofi_round_options *given, lofi_round **out)
 {
-    if (options == NULL || out == NULL || options->size < sizeof *options) {
-        lofi_set_error("lofi_round_create: options and out must be given, and options->size be set "
-                       "by LOFI_ROUND_OPTIONS_INIT");
+    lofi_round_options full = LOFI_ROUND_OPTIONS_INIT;
+    const lofi_round_options *options = &full;
+
+    lofi_status st = lofi__options_read(&full, sizeof full, given, "LOFI_ROUND_OPTIONS_INIT");
+    if (st == LOFI_OK && out == NULL) {
+        lofi_set_error("a round without a place for it");
         return LOFI_INVALID;
     }
-    lofi_status st = check_options(options);
+    if (st == LOFI_OK) st = check_options(options);
     if (st != LOFI_OK) return st;
     lofi_round *round = lofi__mem_create(1, sizeof *round);
     if (round == NULL) return LOFI_NO_MEMORY;
@@ -154,11 +158,15 @@ static lofi_status take_look(lofi_round *round, int yes)
     return LOFI_OK;
 }
 
-lofi_status lofi_round_tell(lofi_round *round, const lofi_round_answer *answer)
+lofi_status lofi_round_tell(lofi_round *round, const lofi_round_answer *given)
 {
-    if (round == NULL || answer == NULL || answer->size < sizeof *answer) {
-        lofi_set_error("lofi_round_tell: a round and an answer must be given, and answer->size be "
-                       "set by LOFI_ROUND_ANSWER_INIT");
+    lofi_round_answer full = LOFI_ROUND_ANSWER_INIT;
+    const lofi_round_answer *answer = &full;
+
+    lofi_status st = lofi__options_read(&full, sizeof full, given, "LOFI_ROUND_ANSWER_INIT");
+    if (st != LOFI_OK) return st;
+    if (round == NULL) {
+        lofi_set_error("an answer without a round");
         return LOFI_INVALID;
     }
     switch (round->step) {

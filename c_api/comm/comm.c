@@ -3,6 +3,7 @@
 #include "comm/comm.h"
 
 #include "core/mem.h"
+#include "core/options.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -47,9 +48,8 @@ static lofi_status check_parent(const lofi_comm_options *options)
 static lofi_status check_options(const lofi_comm_options *options, lofi_allgather_fn allgather,
                                  lofi_comm **out)
 {
-    if (options == NULL || out == NULL || options->size < sizeof *options)
-        lofi_set_error("lofi_comm_create: options and out must be given, and options->size be set "
-                       "by LOFI_COMM_OPTIONS_INIT");
+    if (out == NULL)
+        lofi_set_error("a communicator without a place for it");
     else if (transport_named(options->transport) == NULL)
         lofi_set_error("the transport is '%.32s': choose shm, host, self or nccl",
                        options->transport != NULL ? options->transport : "");
@@ -88,10 +88,14 @@ static lofi_status fill_members(struct lofi__members *members, const lofi_comm_o
     return LOFI_OK;
 }
 
-lofi_status lofi_comm_create(const lofi_comm_options *options, lofi_allgather_fn allgather,
-                             void *ctx, lofi_comm **out)
+lofi_status lofi_comm_create(const lofi_comm_options *given, lofi_allgather_fn allgather, void *ctx,
+                             lofi_comm **out)
 {
-    lofi_status st = check_options(options, allgather, out);
+    lofi_comm_options full = LOFI_COMM_OPTIONS_INIT;
+    const lofi_comm_options *options = &full;
+
+    lofi_status st = lofi__options_read(&full, sizeof full, given, "LOFI_COMM_OPTIONS_INIT");
+    if (st == LOFI_OK) st = check_options(options, allgather, out);
     if (st != LOFI_OK) return st;
     lofi_comm *comm = lofi__mem_create(1, sizeof *comm);
     if (comm == NULL) return LOFI_NO_MEMORY;

@@ -2,6 +2,7 @@
 /* What a task must be before a transport sees it, and tasks made from a few arguments. */
 #include "comm/comm.h"
 #include "core/collective.h"
+#include "core/options.h"
 #include "kernels/kernels.h"
 
 #include <string.h>
@@ -112,14 +113,14 @@ static lofi_status check_data(const lofi_comm *comm, const lofi_task *task)
     return lofi__reduces(task->collective) ? check_reduction(task) : LOFI_OK;
 }
 
-lofi_status lofi__task_check(const lofi_comm *comm, const lofi_task *task, lofi_task *checked)
+lofi_status lofi__task_check(const lofi_comm *comm, const lofi_task *given, lofi_task *checked)
 {
     static const lofi_task none = LOFI_TASK_INIT;
+    lofi_task full = LOFI_TASK_INIT;
+    const lofi_task *task = &full;
 
-    if (task == NULL || task->size < sizeof *task) {
-        lofi_set_error("a task must be given, and its size be set by LOFI_TASK_INIT");
-        return LOFI_INVALID;
-    }
+    lofi_status st = lofi__options_read(&full, sizeof full, given, "LOFI_TASK_INIT");
+    if (st != LOFI_OK) return st;
     if ((int)task->collective < 0 || task->collective >= LOFI_COLLECTIVE_COUNT ||
         comm->transport->run[task->collective] == NULL) {
         lofi_set_error("collective %s is not one of a communicator",
@@ -136,7 +137,7 @@ lofi_status lofi__task_check(const lofi_comm *comm, const lofi_task *task, lofi_
     checked->collective = task->collective;
     checked->timeout_ms = task->timeout_ms > 0 ? task->timeout_ms : comm->timeout_ms;
     if (task->collective == LOFI_BARRIER) return LOFI_OK;
-    lofi_status st = check_data(comm, task);
+    st = check_data(comm, task);
     if (st != LOFI_OK) return st;
     checked->dtype = task->dtype;
     checked->count = task->count;

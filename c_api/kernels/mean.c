@@ -7,6 +7,7 @@
  * before it is written, the output may be one of them. No threads: the caller has the cores and
  * may cut the elements as it likes, each has its own result.
  */
+#include "core/options.h"
 #include "kernels/kernels.h"
 
 #include <string.h>
@@ -149,8 +150,8 @@ static lofi_status check_operand(const char *name, int index, const void *data, 
 static lofi_status check_mix(const lofi_mix *mix, const void *out, const void *const *in,
                              size_t count)
 {
-    if (mix == NULL || mix->size < sizeof *mix || mix->inputs < 1 || in == NULL) {
-        lofi_set_error("a mix needs inputs, and its size set by LOFI_MIX_INIT");
+    if (mix->inputs < 1 || in == NULL) {
+        lofi_set_error("a mix without inputs");
         return LOFI_INVALID;
     }
     lofi_status st = check_operand("output", 0, out, mix->out_dtype, count);
@@ -162,13 +163,15 @@ static lofi_status check_mix(const lofi_mix *mix, const void *out, const void *c
     return st;
 }
 
-lofi_status lofi_mean_mixed(const lofi_mix *mix, void *out, const void *const *in, size_t count)
+lofi_status lofi_mean_mixed(const lofi_mix *given, void *out, const void *const *in, size_t count)
 {
+    lofi_mix mix = LOFI_MIX_INIT;
     double weight_sum = 0;
 
-    lofi_status st = check_mix(mix, out, in, count);
-    if (st == LOFI_OK) st = lofi__mean_weights(mix->weights, mix->inputs, &weight_sum);
-    if (st == LOFI_OK) lofi__mean_run(lofi__kernels_get(), mix, weight_sum, out, in, count);
+    lofi_status st = lofi__options_read(&mix, sizeof mix, given, "LOFI_MIX_INIT");
+    if (st == LOFI_OK) st = check_mix(&mix, out, in, count);
+    if (st == LOFI_OK) st = lofi__mean_weights(mix.weights, mix.inputs, &weight_sum);
+    if (st == LOFI_OK) lofi__mean_run(lofi__kernels_get(), &mix, weight_sum, out, in, count);
     return st;
 }
 

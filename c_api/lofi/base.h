@@ -11,7 +11,9 @@
  *              immutable after its creation and may be shared. A session may be used by any
  *              number of threads at once.
  *   Growth     Option structs start with `size`, set by their LOFI_*_INIT macro; a library reads
- *              only the fields that the caller's header knew. Enums are never renumbered.
+ *              only the fields that the caller's header knew, gives the others the values of
+ *              the macro, and refuses a struct of a later header (LOFI_ABI). Enums are never
+ *              renumbered.
  *              Same major version, same ABI (before 1.0: same minor version).
  *   Units      _bytes is bytes, _count is elements, _ms is milliseconds.
  */

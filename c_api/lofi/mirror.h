@@ -168,8 +168,15 @@ typedef struct lofi_stats {
     /* payload sent by this rank to other nodes, by purpose; see lofi_cross_bytes */
     uint64_t cross_bytes[LOFI_PURPOSE_COUNT];
 } lofi_stats;
+#define LOFI_STATS_INIT                                                                            \
+    {                                                                                              \
+        sizeof(lofi_stats), LOFI_PHASE_SETUP, {{0}},                                               \
+        {                                                                                          \
+            0                                                                                      \
+        }                                                                                          \
+    }
 
-/* Set stats->size = sizeof(lofi_stats) first. Counters are read one by one, not as a snapshot. */
+/* `stats` begins as LOFI_STATS_INIT. Counters are read one by one, not as a snapshot. */
 lofi_status lofi_session_get_stats(const lofi_session *session, lofi_stats *stats);
 
 LOFI__DECLARATIONS_END

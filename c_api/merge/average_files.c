@@ -55,7 +55,7 @@ static lofi_status write_output(const struct lofi__plan *plan, struct lofi__plac
     if (st != LOFI_OK) return st;
     struct lofi__stream_options stream = {.fds = disk->fds, .threads = threads};
     st = lofi__stream_run(plan, &stream);
-    if (st == LOFI_OK && plan->options->verify) st = verify(plan, disk, &stream);
+    if (st == LOFI_OK && plan->options.verify) st = verify(plan, disk, &stream);
     if (st == LOFI_OK) st = check_unchanged(plan);
     return st == LOFI_OK ? lofi__output_commit(disk) : st;
 }

@@ -106,7 +106,7 @@ static lofi_status read_sources(struct lofi__worker *w, const struct lofi__job *
 static void compute_mean(struct lofi__worker *w, const struct lofi__job *job, char *out,
                          size_t count)
 {
-    const lofi_average_files_options *o = w->plan->options;
+    const lofi_average_files_options *o = &w->plan->options;
     const int inputs = w->plan->input_count; /* the base comes after them */
     lofi_mix mix = LOFI_MIX_INIT;
 

@@ -44,7 +44,7 @@ static yyjson_mut_val *text_of(yyjson_mut_doc *doc, const char *path)
 
 static int add_inputs(const struct lofi__plan *plan, yyjson_mut_doc *doc, yyjson_mut_val *object)
 {
-    const lofi_average_files_options *o = plan->options;
+    const lofi_average_files_options *o = &plan->options;
     yyjson_mut_val *names = yyjson_mut_arr(doc), *weights = yyjson_mut_arr(doc);
 
     for (int i = 0; i < o->input_count; i++) {
@@ -58,16 +58,16 @@ static int add_inputs(const struct lofi__plan *plan, yyjson_mut_doc *doc, yyjson
 
 static int add_base(const struct lofi__plan *plan, yyjson_mut_doc *doc, yyjson_mut_val *object)
 {
-    if (plan->options->base == NULL) return 1;
+    if (plan->options.base == NULL) return 1;
     return yyjson_mut_obj_add_val(doc, object, LOFI__OURS "base",
-                                  text_of(doc, plan->options->base)) &&
-           add_json(doc, object, LOFI__OURS "alpha", yyjson_mut_real(doc, plan->options->alpha));
+                                  text_of(doc, plan->options.base)) &&
+           add_json(doc, object, LOFI__OURS "alpha", yyjson_mut_real(doc, plan->options.alpha));
 }
 
 static lofi_status add_digests(const struct lofi__plan *plan, yyjson_mut_doc *doc,
                                yyjson_mut_val *object)
 {
-    const lofi_average_files_options *o = plan->options;
+    const lofi_average_files_options *o = &plan->options;
     yyjson_mut_val *digests = yyjson_mut_obj(doc);
     char hex[LOFI__SHA256_HEX];
 

@@ -79,7 +79,7 @@ static int add_metadata(const struct lofi__plan *plan, uint64_t number, yyjson_m
                         yyjson_mut_doc *doc, yyjson_mut_val *metadata)
 {
     const lofi_checkpoint *first = plan->sources[0];
-    const int is_cut_anew = plan->options->shard_bytes > 0;
+    const int is_cut_anew = plan->options.shard_bytes > 0;
     const uint64_t begin = is_cut_anew ? 0 : number;
     const uint64_t end = is_cut_anew ? first->file_count : number + 1;
     yyjson_mut_val *key, *value;

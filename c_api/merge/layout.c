@@ -37,7 +37,7 @@ static void assign_shards(const struct lofi__plan *plan, uint64_t *count)
     for (uint64_t i = 0; i < plan->job_count; i++) {
         struct lofi__job *job = &plan->jobs[i];
         if (used > 0 &&
-            (used > plan->options->shard_bytes || job->bytes > plan->options->shard_bytes - used)) {
+            (used > plan->options.shard_bytes || job->bytes > plan->options.shard_bytes - used)) {
             file++;
             used = 0;
         }
@@ -97,7 +97,7 @@ static char *stem_of(const lofi_checkpoint *first)
 
 static char *name_of(const struct lofi__plan *plan, const char *stem, uint64_t file)
 {
-    if (plan->options->shard_bytes == 0)
+    if (plan->options.shard_bytes == 0)
         return lofi__text_create("%s", plan->sources[0]->files[file].name);
     if (plan->output_count == 1) return lofi__text_create("%s" LOFI__FILE_END, stem);
     return lofi__text_create("%s-%05" PRIu64 "-of-%05" PRIu64 LOFI__FILE_END, stem, file + 1,
@@ -112,7 +112,7 @@ static lofi_status place_jobs(struct lofi__plan *plan)
         if (output->job_count++ == 0) output->first_job = i;
         job->begin = output->data_bytes;
         if (!__builtin_add_overflow(output->data_bytes, job->bytes, &output->data_bytes)) continue;
-        lofi_set_error("%s: the output would be too large", plan->options->out);
+        lofi_set_error("%s: the output would be too large", plan->options.out);
         return LOFI_INVALID;
     }
     return LOFI_OK;
@@ -148,7 +148,7 @@ static char *name_index(const lofi_checkpoint *first, const char *stem)
 static lofi_status name_files(struct lofi__plan *plan)
 {
     const lofi_checkpoint *first = plan->sources[0];
-    const int is_cut_anew = plan->options->shard_bytes > 0;
+    const int is_cut_anew = plan->options.shard_bytes > 0;
     char *stem = stem_of(first);
     int is_named = stem != NULL;
 
@@ -156,8 +156,8 @@ static lofi_status name_files(struct lofi__plan *plan)
         struct lofi__output *output = &plan->outputs[i];
         output->name = name_of(plan, stem, i);
         if (output->name != NULL)
-            output->path = plan->is_folder ? lofi__path_join(plan->options->out, output->name)
-                                           : lofi__text_create("%s", plan->options->out);
+            output->path = plan->is_folder ? lofi__path_join(plan->options.out, output->name)
+                                           : lofi__text_create("%s", plan->options.out);
         is_named = output->path != NULL;
     }
     if (is_named && (is_cut_anew ? plan->output_count > 1 : first->index_path != NULL)) {
@@ -172,8 +172,8 @@ lofi_status lofi__plan_lay_out(struct lofi__plan *plan)
 {
     uint64_t count = 0;
 
-    plan->is_folder = plan->sources[0]->folder != NULL || plan->options->shard_bytes > 0;
-    if (plan->options->shard_bytes > 0)
+    plan->is_folder = plan->sources[0]->folder != NULL || plan->options.shard_bytes > 0;
+    if (plan->options.shard_bytes > 0)
         assign_shards(plan, &count);
     else
         assign_files(plan, &count);

@@ -115,7 +115,7 @@ static lofi_status check_existing(struct lofi__place_on_disk *disk, const struct
         return LOFI_INVALID;
     }
     disk->had_output = !plan->is_folder || !lofi__folder_is_empty(disk->final);
-    if (!disk->had_output || plan->options->force) return LOFI_OK;
+    if (!disk->had_output || plan->options.force) return LOFI_OK;
     lofi_set_error("%s: it is there already, and is replaced with force (--force) only",
                    disk->final);
     return LOFI_INVALID;
@@ -124,7 +124,7 @@ static lofi_status check_existing(struct lofi__place_on_disk *disk, const struct
 /* A name that says of which kind the output is has to be right. */
 static lofi_status check_ending(const struct lofi__place_on_disk *disk)
 {
-    const char *out = disk->plan->options->out;
+    const char *out = disk->plan->options.out;
     const int is_folder = disk->plan->is_folder;
 
     if (!lofi__path_ends_with(is_folder ? disk->final : out, is_folder ? LOFI__FILE_END : "/"))
@@ -139,15 +139,15 @@ lofi_status lofi__output_check(const struct lofi__plan *plan, struct lofi__place
     struct stat out;
 
     *disk = (struct lofi__place_on_disk){.plan = plan};
-    char *name = lofi__path_name(plan->options->out);
-    disk->parent = lofi__path_folder(plan->options->out);
+    char *name = lofi__path_name(plan->options.out);
+    disk->parent = lofi__path_folder(plan->options.out);
     if (name != NULL && disk->parent != NULL) disk->final = lofi__path_join(disk->parent, name);
     const int is_name = name != NULL && name[0] != '\0' && name[0] != '/' &&
                         strcmp(name, ".") != 0 && strcmp(name, "..") != 0;
     lofi__mem_destroy(name);
     if (disk->final == NULL) return LOFI_NO_MEMORY;
     if (!is_name) {
-        lofi_set_error("%s: this can't be the name of an output", plan->options->out);
+        lofi_set_error("%s: this can't be the name of an output", plan->options.out);
         return LOFI_INVALID;
     }
     lofi_status st = check_ending(disk);
@@ -269,7 +269,7 @@ lofi_status lofi__output_add(struct lofi__place_on_disk *disk, const char *name,
         if (fd >= 0 && close(fd) != 0 && st == LOFI_OK)
             st = lofi__path_failed(shown, "can't be written");
     }
-    if (st == LOFI_OK && disk->plan->options->fsync) st = sync_path(disk, path);
+    if (st == LOFI_OK && disk->plan->options.fsync) st = sync_path(disk, path);
     lofi__mem_destroy(path);
     lofi__mem_destroy(shown);
     return st;
@@ -288,7 +288,7 @@ lofi_status lofi__output_add_folder(struct lofi__place_on_disk *disk, const char
 /* Does nothing without the option `fsync`. */
 lofi_status lofi__output_sync_folder(const struct lofi__place_on_disk *disk, const char *name)
 {
-    if (!disk->plan->options->fsync) return LOFI_OK;
+    if (!disk->plan->options.fsync) return LOFI_OK;
     char *path = lofi__path_join(disk->temporary, name);
     lofi_status st = path != NULL ? sync_path(disk, path) : LOFI_NO_MEMORY;
     lofi__mem_destroy(path);
@@ -297,7 +297,7 @@ lofi_status lofi__output_sync_folder(const struct lofi__place_on_disk *disk, con
 
 static lofi_status close_files(struct lofi__place_on_disk *disk)
 {
-    const int is_synced = disk->plan->options->fsync;
+    const int is_synced = disk->plan->options.fsync;
 
     for (uint64_t i = 0; i < disk->plan->output_count; i++) {
         const int fd = disk->fds[i];
@@ -360,7 +360,7 @@ static lofi_status replace_folder(struct lofi__place_on_disk *disk)
     }
     lofi__mem_destroy(disk->temporary); /* it is gone, or has what may not be lost */
     disk->temporary = NULL;
-    if (st == LOFI_OK && disk->plan->options->fsync) st = sync_path(disk, disk->final);
+    if (st == LOFI_OK && disk->plan->options.fsync) st = sync_path(disk, disk->final);
     return st;
 }
 
@@ -386,7 +386,7 @@ lofi_status lofi__output_commit(struct lofi__place_on_disk *disk)
     if (st != LOFI_OK) return st;
     st = is_exchange ? replace_folder(disk) : rename_new(disk);
     if (st == LOFI_OK && disk->plan->is_folder) st = set_mode(disk, disk->final, 0);
-    if (st == LOFI_OK && disk->plan->options->fsync) st = sync_path(disk, disk->parent);
+    if (st == LOFI_OK && disk->plan->options.fsync) st = sync_path(disk, disk->parent);
     return st;
 }
 

@@ -9,16 +9,14 @@
 #include "ckpt/path.h"
 #include "ckpt/select.h"
 #include "core/mem.h"
+#include "core/options.h"
 #include "kernels/kernels.h"
 
 #include <string.h>
 
 static lofi_status check_options(const lofi_average_files_options *o)
 {
-    if (o == NULL || o->size < sizeof *o)
-        lofi_set_error("options must be given, and their size be set by "
-                       "LOFI_AVERAGE_FILES_OPTIONS_INIT");
-    else if (o->inputs == NULL || o->input_count < 1)
+    if (o->inputs == NULL || o->input_count < 1)
         lofi_set_error("an average of %d checkpoints: it needs at least one",
                        o->inputs == NULL ? 0 : o->input_count);
     else if (o->out == NULL || o->out[0] == '\0')
@@ -34,7 +32,7 @@ static lofi_status check_options(const lofi_average_files_options *o)
 
 static lofi_status open_sources(struct lofi__plan *plan)
 {
-    const lofi_average_files_options *o = plan->options;
+    const lofi_average_files_options *o = &plan->options;
     const int count = o->input_count + (o->base != NULL);
 
     plan->input_count = o->input_count;
@@ -68,7 +66,7 @@ static lofi_status match(const struct lofi__plan *plan, const struct lofi__place
 static enum lofi__work work_of(const struct lofi__plan *plan, const struct lofi__kind *kind)
 {
     if (kind->class == LOFI__KIND_FLOAT) return LOFI__WORK_MEAN;
-    const int is_first = kind->class == LOFI__KIND_EXACT && plan->options->integers_first;
+    const int is_first = kind->class == LOFI__KIND_EXACT && plan->options.integers_first;
     return is_first ? LOFI__WORK_COPY : LOFI__WORK_SAME;
 }
 
@@ -120,7 +118,7 @@ static lofi_status check_rest(const struct lofi__plan *plan,
 /* A slip in an expression would make a copy of the first input. */
 static lofi_status refuse_selection(const struct lofi__plan *plan)
 {
-    const char *only = plan->options->only, *skip = plan->options->skip;
+    const char *only = plan->options.only, *skip = plan->options.skip;
     lofi_set_error("%s: none of its tensors is selected: only is '%.200s', skip is '%.200s'",
                    plan->sources[0]->path, only != NULL ? only : "", skip != NULL ? skip : "");
     return LOFI_INVALID;
@@ -150,12 +148,17 @@ static lofi_status create_jobs(struct lofi__plan *plan, const struct lofi__selec
 }
 
 /* All that can be said of the options by themselves. */
-static lofi_status read_options(struct lofi__plan *plan, struct lofi__selection *selection)
+static lofi_status read_options(const lofi_average_files_options *given, struct lofi__plan *plan,
+                                struct lofi__selection *selection)
 {
-    const lofi_average_files_options *o = plan->options;
+    static const lofi_average_files_options init = LOFI_AVERAGE_FILES_OPTIONS_INIT;
+    const lofi_average_files_options *o = &plan->options;
 
     *selection = (struct lofi__selection){0};
-    lofi_status st = check_options(o);
+    *plan = (struct lofi__plan){.options = init};
+    lofi_status st = lofi__options_read(&plan->options, sizeof plan->options, given,
+                                        "LOFI_AVERAGE_FILES_OPTIONS_INIT");
+    if (st == LOFI_OK) st = check_options(o);
     if (st == LOFI_OK) st = lofi__mean_weights(o->weights, o->input_count, &plan->weight_sum);
     if (st != LOFI_OK) return st;
     if (o->dtype != NULL) {
@@ -167,10 +170,10 @@ static lofi_status read_options(struct lofi__plan *plan, struct lofi__selection 
 
 lofi_status lofi_average_files_check(const lofi_average_files_options *options)
 {
-    struct lofi__plan plan = {.options = options};
+    struct lofi__plan plan;
     struct lofi__selection selection;
 
-    lofi_status st = read_options(&plan, &selection);
+    lofi_status st = read_options(options, &plan, &selection);
     lofi__selection_clear(&selection);
     return st;
 }
@@ -179,8 +182,7 @@ lofi_status lofi__plan_create(const lofi_average_files_options *options, struct 
 {
     struct lofi__selection selection;
 
-    *plan = (struct lofi__plan){.options = options};
-    lofi_status st = read_options(plan, &selection);
+    lofi_status st = read_options(options, plan, &selection);
     if (st == LOFI_OK) st = open_sources(plan);
     if (st == LOFI_OK) st = create_jobs(plan, &selection);
     lofi__selection_clear(&selection);

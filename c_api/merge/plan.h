@@ -31,8 +31,8 @@ struct lofi__output {
 };
 
 struct lofi__plan {
-    const lofi_average_files_options *options;
-    lofi_checkpoint **sources; /* the inputs, then the base */
+    lofi_average_files_options options; /* what they point to is borrowed */
+    lofi_checkpoint **sources;          /* the inputs, then the base */
     int source_count, input_count;
     double weight_sum;
     const struct lofi__kind *kind; /* NULL: the first input's */
@@ -48,7 +48,7 @@ struct lofi__plan {
 };
 
 /* Checks the options, opens the sources, matches their tensors and lays the output out; writes
- * nothing. `options` is borrowed. lofi__plan_clear, also after an error and of zeros. */
+ * nothing. What the options point to is borrowed. lofi__plan_clear, also after an error and of zeros. */
 lofi_status lofi__plan_create(const lofi_average_files_options *options, struct lofi__plan *plan);
 void lofi__plan_clear(struct lofi__plan *plan);
 

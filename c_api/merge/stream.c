@@ -44,7 +44,7 @@ static int cpu_count(void)
 int lofi__stream_threads(const struct lofi__plan *plan)
 {
     const size_t fitting = WORKERS_BYTES / lofi__worker_bytes(plan);
-    int threads = plan->options->threads > 0 ? plan->options->threads : cpu_count();
+    int threads = plan->options.threads > 0 ? plan->options.threads : cpu_count();
     if (threads > THREADS_MOST) threads = THREADS_MOST;
     if ((size_t)threads > fitting) threads = (int)fitting;
     return threads > 0 ? threads : 1;
@@ -109,7 +109,7 @@ static uint64_t note(struct stream *stream, const struct lofi__block *block, lof
 
 static lofi_status report(const struct stream *stream, uint64_t done)
 {
-    const lofi_average_files_options *o = stream->plan->options;
+    const lofi_average_files_options *o = &stream->plan->options;
     if (o->progress == NULL || o->progress(o->ctx, done, stream->total_bytes) == 0) return LOFI_OK;
     lofi_set_error("the average was interrupted");
     return LOFI_STATE;

@@ -11,6 +11,7 @@
  * collective can't be touched until it has arrived.
  */
 #include "core/collective.h"
+#include "core/options.h"
 #include "lofi.h"
 
 #include <stdio.h>
@@ -42,16 +43,10 @@ static lofi_status check_member(const lofi_group *group, const lofi_call *call, 
 
 static lofi_status check_call(const lofi_group *group, const lofi_call *call, const lofi_plan *plan)
 {
-    if (group == NULL || call == NULL || plan == NULL) {
-        lofi_set_error("lofi_mirror_plan needs a group, a call and a place for the plan: one of "
-                       "them is NULL");
+    if (group == NULL || plan == NULL) {
+        lofi_set_error("lofi_mirror_plan needs a group and a place for the plan: one of them is "
+                       "NULL");
         return LOFI_INVALID;
-    }
-    if (call->size < sizeof *call) {
-        lofi_set_error("the call is of %zu bytes, this library reads %zu: set it with "
-                       "LOFI_CALL_INIT of its own lofi.h",
-                       call->size, sizeof *call);
-        return LOFI_ABI;
     }
     lofi_status st = check_value("collective", (int)call->collective, LOFI_COLLECTIVE_COUNT);
     if (st == LOFI_OK) st = check_value("issuer", (int)call->issuer, LOFI_BY_BACKWARD + 1);
@@ -233,11 +228,14 @@ static lofi_status plan_mirrored(const lofi_group *group, const lofi_call *call,
     return LOFI_OK;
 }
 
-lofi_status lofi_mirror_plan(const lofi_group *group, const lofi_call *call, lofi_plan *plan)
+lofi_status lofi_mirror_plan(const lofi_group *group, const lofi_call *given, lofi_plan *plan)
 {
     lofi_plan draft = {LOFI_DO_REAL, LOFI_ADJUST_NONE, 1, 0, -1, -1};
+    lofi_call full = LOFI_CALL_INIT;
+    const lofi_call *call = &full;
 
-    lofi_status st = check_call(group, call, plan);
+    lofi_status st = lofi__options_read(&full, sizeof full, given, "LOFI_CALL_INIT");
+    if (st == LOFI_OK) st = check_call(group, call, plan);
     if (st != LOFI_OK) return st;
     if (call->scope == LOFI_SCOPE_NODE && lofi_group_node_count(group) > 1) {
         if (!lofi_group_is_even(group)) return refuse_uneven(group, call);

@@ -10,6 +10,7 @@
  * Relaxed order is enough: the values stand for themselves and publish no other memory.
  */
 #include "core/mem.h"
+#include "core/options.h"
 #include "lofi.h"
 
 #include <pthread.h>
@@ -196,19 +197,15 @@ void lofi_session_count(lofi_session *session, lofi_scope scope, int purpose, ui
 
 lofi_status lofi_session_get_stats(const lofi_session *session, lofi_stats *stats)
 {
-    if (stats->size < sizeof *stats) {
-        lofi_set_error("the statistics are of %zu bytes, this library writes %zu: set "
-                       "stats->size = sizeof(lofi_stats) with its own lofi.h",
-                       stats->size, sizeof *stats);
-        return LOFI_ABI;
-    }
-    stats->phase = lofi_session_phase(session);
+    lofi_stats full = LOFI_STATS_INIT;
+
+    full.phase = lofi_session_phase(session);
     for (int purpose = 0; purpose < LOFI_PURPOSE_COUNT; purpose++) {
         for (int scope = 0; scope < 2; scope++)
-            stats->collectives[scope][purpose] =
+            full.collectives[scope][purpose] =
                 atomic_load_explicit(&session->collectives[scope][purpose], memory_order_relaxed);
-        stats->cross_bytes[purpose] =
+        full.cross_bytes[purpose] =
             atomic_load_explicit(&session->cross_bytes[purpose], memory_order_relaxed);
     }
-    return LOFI_OK;
+    return lofi__options_write(stats, &full, sizeof full, "LOFI_STATS_INIT");
 }

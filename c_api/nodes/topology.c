@@ -8,6 +8,7 @@
  */
 #include "core/error.h"
 #include "core/mem.h"
+#include "core/options.h"
 #include "nodes/facts.h"
 
 #include <string.h>
@@ -24,16 +25,10 @@ struct lofi_topology {
 static lofi_status check_options(const lofi_topology_options *options, lofi_allgather_fn allgather,
                                  lofi_topology **out)
 {
-    if (options == NULL || allgather == NULL || out == NULL) {
-        lofi_set_error("lofi_topology_create needs options, an allgather and a place for the "
-                       "result: one of them is NULL");
+    if (allgather == NULL || out == NULL) {
+        lofi_set_error("lofi_topology_create needs an allgather and a place for the result: one of "
+                       "them is NULL");
         return LOFI_INVALID;
-    }
-    if (options->size < sizeof *options) {
-        lofi_set_error("the topology options are of %zu bytes, this library reads %zu: set them "
-                       "with LOFI_TOPOLOGY_OPTIONS_INIT of its own lofi.h",
-                       options->size, sizeof *options);
-        return LOFI_ABI;
     }
     if (options->world_size < 1 || options->rank < 0 || options->rank >= options->world_size) {
         lofi_set_error("there is no rank %d in a world of %d ranks", options->rank,
@@ -55,15 +50,18 @@ static lofi_status gather(lofi_allgather_fn allgather, void *ctx, const struct l
     return st;
 }
 
-lofi_status lofi_topology_create(const lofi_topology_options *options, lofi_allgather_fn allgather,
+lofi_status lofi_topology_create(const lofi_topology_options *given, lofi_allgather_fn allgather,
                                  void *ctx, lofi_topology **out)
 {
+    lofi_topology_options options = LOFI_TOPOLOGY_OPTIONS_INIT;
     struct lofi__facts mine;
     struct lofi__facts *all = NULL;
     lofi_topology *topology = NULL;
     int node_size = 0;
 
-    lofi_status st = check_options(options, allgather, out);
+    lofi_status st =
+        lofi__options_read(&options, sizeof options, given, "LOFI_TOPOLOGY_OPTIONS_INIT");
+    if (st == LOFI_OK) st = check_options(&options, allgather, out);
     if (st != LOFI_OK) return st;
 
     /* All memory is taken before the ranks meet: a rank that ran out of it afterwards would be
@@ -71,16 +69,16 @@ lofi_status lofi_topology_create(const lofi_topology_options *options, lofi_allg
     st = LOFI_NO_MEMORY;
     topology = lofi__mem_create(1, sizeof *topology);
     if (topology == NULL) goto done;
-    all = lofi__mem_create((size_t)options->world_size, sizeof *all);
+    all = lofi__mem_create((size_t)options.world_size, sizeof *all);
     if (all == NULL) goto done;
 
-    lofi__facts_fill(&mine, options);
+    lofi__facts_fill(&mine, &options);
     st = gather(allgather, ctx, &mine, all);
-    if (st == LOFI_OK) st = lofi__facts_agree(all, options->world_size, &node_size);
+    if (st == LOFI_OK) st = lofi__facts_agree(all, options.world_size, &node_size);
     if (st != LOFI_OK) goto done;
 
-    topology->rank = options->rank;
-    topology->world_size = options->world_size;
+    topology->rank = options.rank;
+    topology->world_size = options.world_size;
     topology->node_size = node_size;
     topology->source = mine.source;
     *out = topology;

@@ -9,6 +9,7 @@
  */
 #include "core/error.h"
 #include "core/mem.h"
+#include "core/options.h"
 #include "kernels/kernels.h"
 #include "transport/transport.h"
 
@@ -39,19 +40,25 @@ static void close_host(void *state, int forked)
 static lofi_status open_host(const struct lofi__members *members, const lofi_comm_options *options,
                              void *parent, lofi_allgather_fn allgather, void *ctx, void **state)
 {
-    const lofi_host_functions *given = options->host;
+    lofi_host_functions call = LOFI_HOST_FUNCTIONS_INIT;
     struct host *host = NULL;
 
     (void)parent, (void)allgather, (void)ctx;
-    if (given == NULL || given->size < sizeof *given || given->all_gather == NULL) {
-        lofi_set_error("the transport host needs options->host with an all_gather, and its size "
-                       "set by LOFI_HOST_FUNCTIONS_INIT");
+    if (options->host == NULL) {
+        lofi_set_error("the transport host needs options->host with an all_gather");
+        return LOFI_INVALID;
+    }
+    lofi_status st =
+        lofi__options_read(&call, sizeof call, options->host, "LOFI_HOST_FUNCTIONS_INIT");
+    if (st != LOFI_OK) return st;
+    if (call.all_gather == NULL) {
+        lofi_set_error("the transport host needs an all_gather in options->host");
         return LOFI_INVALID;
     }
     host = lofi__mem_create(1, sizeof *host);
     if (host == NULL) return LOFI_NO_MEMORY;
     host->members = members;
-    host->call = *given;
+    host->call = call;
     host->operand = lofi__mem_create((size_t)members->count, sizeof *host->operand);
     host->sent = lofi__mem_create((size_t)members->count, CHUNK_BYTES);
     host->got = lofi__mem_create((size_t)members->count, CHUNK_BYTES);

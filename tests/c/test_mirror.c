@@ -139,7 +139,7 @@ static void test_invalid(void)
     call.peer = -1;
     expect_refused(group, &call, LOFI_INVALID);
     call.size = 4;
-    expect_refused(group, &call, LOFI_ABI);
+    expect_refused(group, &call, LOFI_INVALID);
     EXPECT(lofi_mirror_plan(NULL, &call, &plan) == LOFI_INVALID);
     EXPECT(lofi_mirror_plan(group, NULL, &plan) == LOFI_INVALID);
     EXPECT(lofi_mirror_plan(group, &call, NULL) == LOFI_INVALID);

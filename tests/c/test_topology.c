@@ -403,10 +403,12 @@ static void test_create(void)
     EXPECT_ERROR("no rank 1 in a world of 1");
     options.rank = 0;
     options.size = 0;
+    EXPECT(lofi_topology_create(&options, echo, NULL, &topology) == LOFI_INVALID);
+    options.size = sizeof options + 8; /* of a later header */
     EXPECT(lofi_topology_create(&options, echo, NULL, &topology) == LOFI_ABI);
     EXPECT(topology == NULL);
 
-    options.size = sizeof options + 8; /* of a later header */
+    options.size = sizeof options;
     set_variable("LOCAL_WORLD_SIZE", "1");
     set_variable("SLURM_NTASKS_PER_NODE", NULL);
     set_variable("LOFI_NODE_SIZE", NULL);
