@@ -8,5 +8,5 @@ git ls-files '*.c' '*.h' '*.cpp' '*.hpp' '*.cu' ':!third_party' | xargs clang-fo
 ruff check .
 ruff format --check .
 mypy
-bash ci/check_layers.sh
+python ci/check_layers.py
 python ci/check_imports.py

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Communicators: made, asked and ended. */
 #include "comm/comm.h"
+#include "comm/queue.h"
 
 #include "core/mem.h"
 #include "core/options.h"
@@ -159,12 +160,4 @@ void lofi_comm_abort(lofi_comm *comm)
     }
     pthread_mutex_unlock(&comm->lock);
     if (comm->transport->abort != NULL) comm->transport->abort(comm->state);
-}
-
-lofi_status lofi__comm_check_process(const lofi_comm *comm)
-{
-    if (comm->generation == lofi__fork_generation()) return LOFI_OK;
-    lofi_set_error("this communicator is that of the parent process: a forked child can't use it; "
-                   "make one of its own, or fork before it is made");
-    return LOFI_STATE;
 }

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* A communicator as its two files see it: comm.c makes and checks, request.c queues and runs. */
+/* A communicator and a request, as the files of this folder see them. */
 #ifndef LOFI_COMM_COMM_H
 #define LOFI_COMM_COMM_H
 
@@ -47,9 +47,5 @@ struct lofi_comm {
 lofi_status lofi__comm_check_process(const lofi_comm *comm);
 /* Fills `checked` with what the caller's header knew of `task`, and refuses what makes no sense. */
 lofi_status lofi__task_check(const lofi_comm *comm, const lofi_task *task, lofi_task *checked);
-
-/* In comm_create and comm_destroy. The second fails what is queued, and waits. */
-lofi_status lofi__queue_create(lofi_comm *comm);
-void lofi__queue_destroy(lofi_comm *comm);
 
 #endif /* LOFI_COMM_COMM_H */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* One block of one tensor, computed by one thread with its own buffers. */
-#ifndef LOFI_CKPT_BLOCK_H
-#define LOFI_CKPT_BLOCK_H
+#ifndef LOFI_MERGE_BLOCK_H
+#define LOFI_MERGE_BLOCK_H
 
 #include "kernels/kernels.h"
 #include "merge/plan.h"
@@ -38,4 +38,4 @@ int lofi__job_sources(const struct lofi__plan *plan, const struct lofi__job *job
 lofi_status lofi__block_run(struct lofi__worker *worker, const struct lofi__block *block, int fd,
                             int is_check);
 
-#endif /* LOFI_CKPT_BLOCK_H */
+#endif /* LOFI_MERGE_BLOCK_H */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The config.json of transformers. */
-#ifndef LOFI_CKPT_CONFIG_H
-#define LOFI_CKPT_CONFIG_H
+#ifndef LOFI_MERGE_CONFIG_H
+#define LOFI_MERGE_CONFIG_H
 
 #include "lofi.h"
 
@@ -10,4 +10,4 @@
  * What is no JSON object stays as it is, with a warning that names `path`. */
 lofi_status lofi__config_set_dtype(const char *path, const char *dtype, char **text, size_t *bytes);
 
-#endif /* LOFI_CKPT_CONFIG_H */
+#endif /* LOFI_MERGE_CONFIG_H */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The two parts of lofi__plan_describe. */
-#ifndef LOFI_CKPT_DESCRIBE_H
-#define LOFI_CKPT_DESCRIBE_H
+#ifndef LOFI_MERGE_DESCRIBE_H
+#define LOFI_MERGE_DESCRIBE_H
 
 #include "merge/plan.h"
 
@@ -12,4 +12,4 @@
 lofi_status lofi__describe_header(const struct lofi__plan *plan, uint64_t number,
                                   yyjson_mut_val *origin);
 
-#endif /* LOFI_CKPT_DESCRIBE_H */
+#endif /* LOFI_MERGE_DESCRIBE_H */

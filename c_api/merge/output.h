@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The output on the disk: complete under its name, or not there. */
-#ifndef LOFI_CKPT_OUTPUT_H
-#define LOFI_CKPT_OUTPUT_H
+#ifndef LOFI_MERGE_OUTPUT_H
+#define LOFI_MERGE_OUTPUT_H
 
 #include "merge/plan.h"
 
@@ -40,4 +40,4 @@ int lofi__folder_is_empty(const char *path);
 void lofi__folder_remove(const char *path);
 lofi_status lofi__folder_merge(const char *old, const char *new);
 
-#endif /* LOFI_CKPT_OUTPUT_H */
+#endif /* LOFI_MERGE_OUTPUT_H */

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* What an average of files does to each tensor, and where the result goes. */
-#ifndef LOFI_CKPT_PLAN_H
-#define LOFI_CKPT_PLAN_H
+#ifndef LOFI_MERGE_PLAN_H
+#define LOFI_MERGE_PLAN_H
 
 #include "ckpt/checkpoint.h"
 
@@ -56,4 +56,4 @@ void lofi__plan_clear(struct lofi__plan *plan);
 lofi_status lofi__plan_lay_out(struct lofi__plan *plan);
 lofi_status lofi__plan_describe(struct lofi__plan *plan);
 
-#endif /* LOFI_CKPT_PLAN_H */
+#endif /* LOFI_MERGE_PLAN_H */

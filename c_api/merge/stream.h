@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The data of an average: read, computed and written block by block. */
-#ifndef LOFI_CKPT_STREAM_H
-#define LOFI_CKPT_STREAM_H
+#ifndef LOFI_MERGE_STREAM_H
+#define LOFI_MERGE_STREAM_H
 
 #include "merge/plan.h"
 
@@ -21,4 +21,4 @@ uint64_t lofi__stream_bytes(const struct lofi__plan *plan);
 lofi_status lofi__stream_run(const struct lofi__plan *plan,
                              const struct lofi__stream_options *options);
 
-#endif /* LOFI_CKPT_STREAM_H */
+#endif /* LOFI_MERGE_STREAM_H */
