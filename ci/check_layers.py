@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: MIT
 """Includes and calls of C and C++ point one way.    check_layers.py [folder of a build]
 
-The folders of c_api include only headers of their own and of folders below them in LAYERS, and know
-their callers' languages as little as their callers; backend/ and the program know lofi.h alone. With
-the folder of a build, the same is asked of the symbols in its object files, which also see what a
-declaration hides; there no two files may need each other, by whatever way round.
+The folders of c_api include only headers of their own and of folders below them in LAYERS, and
+know nothing of their callers; backend/ and the program know lofi.h alone. With
+the folder of a build, the same is asked of the symbols in its object files; there, no two files may
+need each other, by whatever way round.
 """
 
 import re
@@ -118,7 +118,9 @@ def main() -> int:
     for line in found:
         print(line, file=sys.stderr)
     if not found:
-        print("C: includes and calls point one way" if sys.argv[1:] else "C: includes point one way")
+        print(
+            "C: includes and calls point one way" if sys.argv[1:] else "C: includes point one way"
+        )
     return 1 if found else 0
 
 

@@ -36,29 +36,14 @@ std::shared_ptr<lofi_comm> make_comm(const c10::intrusive_ptr<c10d::Store> &stor
                         global_ranks};
     lofi_comm_options options = LOFI_COMM_OPTIONS_INIT;
     const std::string short_name = name.substr(0, 63);
-    options.transport = size > 1 ? "shm" : "self";
     options.rank = rank;
     options.rank_count = size;
     options.timeout_ms = static_cast<int>(std::clamp<int64_t>(timeout.count(), 1, INT_MAX));
     options.name = short_name.c_str();
     options.labels = global_ranks.data();
     lofi_comm *made = nullptr;
-    const auto status = lofi_comm_create(&options, store_allgather, &boot, &made);
-    if (status == LOFI_OK) return {made, lofi_comm_destroy};
-    const std::string why = lofi_last_error();
-    if (status == LOFI_UNSUPPORTED) {
-        lofi_log(LOFI_LOG_INFO, "%s uses gloo: %s", name.c_str(), why.c_str());
-    } else if (status == LOFI_SYSTEM) {
-        static std::atomic<bool> warned{false};
-        const bool first = rank == 0 && !warned.exchange(true);
-        lofi_log(first ? LOFI_LOG_WARN : LOFI_LOG_INFO,
-                 "no memory can be shared in %s, so gloo moves its data, more slowly: %s "
-                 "(LOFI_SHM=0 asks for gloo, and for no warning)",
-                 name.c_str(), why.c_str());
-    } else {
-        raise(status, why.c_str());
-    }
-    return nullptr;
+    check(lofi_comm_create_local(&options, store_allgather, &boot, "gloo", &made));
+    return {made, lofi_comm_destroy};
 }
 
 c10::intrusive_ptr<c10d::Backend> with_comm(const c10::intrusive_ptr<c10d::Backend> &gloo,

@@ -42,13 +42,12 @@ py::dict stats()
 {
     lofi_stats stats = LOFI_STATS_INIT;
     check(lofi_session_get_stats(session(), &stats));
-    static const std::array<const char *, LOFI_PURPOSE_COUNT> purposes{
-        "setup", "training", "evaluation", "average", "bypass", "done"};
     py::dict world, node, bytes;
-    for (size_t i = 0; i < purposes.size(); ++i) {
-        world[purposes[i]] = stats.collectives[LOFI_SCOPE_WORLD][i];
-        node[purposes[i]] = stats.collectives[LOFI_SCOPE_NODE][i];
-        bytes[purposes[i]] = stats.cross_bytes[i];
+    for (int i = 0; i < LOFI_PURPOSE_COUNT; ++i) {
+        const char *purpose = lofi_purpose_name(static_cast<lofi_purpose>(i));
+        world[purpose] = stats.collectives[LOFI_SCOPE_WORLD][i];
+        node[purpose] = stats.collectives[LOFI_SCOPE_NODE][i];
+        bytes[purpose] = stats.cross_bytes[i];
     }
     py::dict collectives, result;
     collectives["world"] = world;

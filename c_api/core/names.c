@@ -23,6 +23,12 @@ static const char *const op_names[LOFI_OP_COUNT] = {
     [LOFI_BOR] = "BOR", [LOFI_BXOR] = "BXOR", [LOFI_PREMUL_SUM] = "PREMUL_SUM",
 };
 
+static const char *const purpose_names[LOFI_PURPOSE_COUNT] = {
+    [LOFI_FOR_SETUP] = "setup",           [LOFI_FOR_TRAINING] = "training",
+    [LOFI_FOR_EVALUATION] = "evaluation", [LOFI_FOR_AVERAGE] = "average",
+    [LOFI_FOR_BYPASS] = "bypass",         [LOFI_FOR_DONE] = "done",
+};
+
 static const char *const phase_names[] = {"setup", "train", "average", "done", "evaluate"};
 
 const char *lofi_collective_name(lofi_collective collective)
@@ -41,4 +47,10 @@ const char *lofi_phase_name(lofi_phase phase)
 {
     int i = (int)phase;
     return i >= 0 && i <= LOFI_PHASE_EVALUATE ? phase_names[i] : "unknown";
+}
+
+const char *lofi_purpose_name(lofi_purpose purpose)
+{
+    int i = (int)purpose;
+    return i >= 0 && i < LOFI_PURPOSE_COUNT ? purpose_names[i] : "unknown";
 }

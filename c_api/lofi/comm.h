@@ -107,6 +107,16 @@ typedef struct lofi_comm_options {
 lofi_status lofi_comm_create(const lofi_comm_options *options, lofi_allgather_fn allgather,
                              void *ctx, lofi_comm **out);
 
+/*
+ * A communicator for ranks of which it is not known whether they share a machine: shm, or self for one
+ * rank. options->transport is not read. Collective; all ranks get the same. Where memory can't be
+ * shared, `*out` is NULL and the status LOFI_OK: the caller moves the bytes by `otherwise` ("gloo"). The
+ * log says so: as information if the ranks are on different machines, else, once a process and from the
+ * communicator's first rank, as a warning. Other errors are those of lofi_comm_create.
+ */
+lofi_status lofi_comm_create_local(const lofi_comm_options *options, lofi_allgather_fn allgather,
+                                   void *ctx, const char *otherwise, lofi_comm **out);
+
 /* Not collective. Posted collectives that have not run yet fail first; it waits for the one that
  * is running. Other ranks that still wait for this one get LOFI_PEER_LOST. No other thread may be
  * inside a call on the communicator, waits for its requests included. (nccl: waits up to 5 s for

@@ -134,6 +134,9 @@ typedef enum lofi_purpose {
     LOFI_PURPOSE_COUNT = 6
 } lofi_purpose;
 
+/* "setup", "training" and so on; "unknown" for a value not listed. Static storage. */
+const char *lofi_purpose_name(lofi_purpose purpose);
+
 /* The state of one process: its phase, the scopes in force, its counters. */
 typedef struct lofi_session lofi_session;
 

@@ -351,14 +351,61 @@ static int without_room(struct rank *rank)
     return test_failures != 0;
 }
 
+static void keep_line(void *ctx, lofi_log_level level, const char *line)
+{
+    (void)level;
+    snprintf(ctx, 512, "%s", line);
+}
+
+static lofi_status refuse_to_gather(void *ctx, const void *mine, size_t bytes, void *all)
+{
+    (void)ctx, (void)mine, (void)bytes, (void)all;
+    return LOFI_TIMED_OUT;
+}
+
+static lofi_comm *local_comm(struct rank *rank, int count)
+{
+    lofi_comm_options options = LOFI_COMM_OPTIONS_INIT;
+    lofi_comm *comm = NULL;
+
+    options.rank = count > 1 ? rank->rank : 0;
+    options.rank_count = count;
+    options.name = "node 7";
+    EXPECT(lofi_comm_create_local(&options, ranks_allgather, rank, "gloo", &comm) == LOFI_OK);
+    return comm;
+}
+
+/* What ranks of one machine get, and one alone. */
+static int together(struct rank *rank)
+{
+    lofi_comm_options options = LOFI_COMM_OPTIONS_INIT;
+    lofi_comm *comm = local_comm(rank, rank->count), *alone = local_comm(rank, 1);
+
+    EXPECT(strcmp(lofi_comm_transport(comm), "shm") == 0);
+    EXPECT(strcmp(lofi_comm_transport(alone), "self") == 0);
+    EXPECT(lofi_barrier(comm) == LOFI_OK);
+    lofi_comm_destroy(alone);
+    lofi_comm_destroy(comm);
+    options.rank_count = 2;
+    EXPECT(lofi_comm_create_local(&options, refuse_to_gather, NULL, "gloo", &comm) ==
+           LOFI_TIMED_OUT);
+    EXPECT(lofi_comm_create_local(NULL, ranks_allgather, rank, "gloo", &comm) == LOFI_INVALID);
+    return test_failures != 0;
+}
+
 /* Another network namespace is another machine, to every rank. */
 static int elsewhere(struct rank *rank)
 {
+    char line[512] = "";
     void *state = NULL;
 
     if (rank->rank == VICTIM && unshare(CLONE_NEWNET) != 0) return 77;
     EXPECT(open_kinds(rank, ~0u, &state) == LOFI_UNSUPPORTED);
     EXPECT_ERROR("ranks 0 and 1 do not share a machine: another network namespace");
+    lofi_log_set_level(LOFI_LOG_INFO);
+    lofi_log_set_callback(keep_line, line);
+    EXPECT(local_comm(rank, rank->count) == NULL);
+    EXPECT_TEXT(line, "node 7 uses gloo: ranks 0 and 1 do not share a machine");
     return test_failures != 0;
 }
 
@@ -567,6 +614,7 @@ int main(void)
     EXPECT(ranks_all_passed(2, 20, gives_only, NULL));
     for (int i = 0; i < 60; i++)
         EXPECT(ranks_all_passed(2, 20, ends_at_once, NULL));
+    EXPECT(ranks_all_passed(2, 20, together, NULL));
     run_as_root("a full /dev/shm", without_room);
     run_as_root("another network", elsewhere);
     run_as_root("a /dev/shm of its own", apart);

@@ -52,6 +52,9 @@ static void test_phases(void)
     EXPECT(strcmp(lofi_phase_name(LOFI_PHASE_DONE), "done") == 0);
     EXPECT(strcmp(lofi_phase_name(LOFI_PHASE_EVALUATE), "evaluate") == 0);
     EXPECT(strcmp(lofi_phase_name((lofi_phase)5), "unknown") == 0);
+    EXPECT(strcmp(lofi_purpose_name(LOFI_FOR_SETUP), "setup") == 0);
+    EXPECT(strcmp(lofi_purpose_name(LOFI_FOR_DONE), "done") == 0);
+    EXPECT(strcmp(lofi_purpose_name(LOFI_PURPOSE_COUNT), "unknown") == 0);
 }
 
 static void test_evaluation(void)
