@@ -91,6 +91,7 @@ std::vector<int> round_members(const std::vector<std::tuple<bool, int64_t, doubl
 
 const Binding binding{[](py::module_ &m) {
     m.attr("ROUND_ANNOUNCE") = static_cast<int>(LOFI_ROUND_ANNOUNCE);
+    m.attr("ROUND_COMPARE") = static_cast<int>(LOFI_ROUND_COMPARE);
     m.attr("ROUND_LOOK") = static_cast<int>(LOFI_ROUND_LOOK);
     m.attr("ROUND_WAIT") = static_cast<int>(LOFI_ROUND_WAIT);
     m.attr("ROUND_LIST") = static_cast<int>(LOFI_ROUND_LIST);

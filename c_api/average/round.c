@@ -5,7 +5,8 @@
  * A state machine without a board, so that a test can walk it through every order of events. The
  * order of its steps is the argument that all get one answer: a member announces itself before it
  * looks, so the last one to come finds all; and nobody believes in its own list before it has read
- * back which verdict the board holds.
+ * back which verdict the board holds. Words that differ are found by comparing each with the first
+ * one of all, so that nobody has to read all words to tell that they are equal.
  *
  * Rejected: a member that closes rounds for the others (it may be the one that is gone); a vote
  * (the board is one place already, and writes once).
@@ -98,8 +99,11 @@ static lofi_status value_of(const lofi_round *round, const char *const *words, i
         if (differs < 0 && strcmp(words[i], lowest) != 0) differs = i;
         if (round->kind != LOFI_ROUND_LEAST) continue;
         if (!lofi__whole_number(words[i], &number)) {
-            lofi_set_error("member %d announced '%.40s' to a round of whole numbers", i, words[i]);
-            return LOFI_INVALID;
+            char quote[LOFI__QUOTE_BYTES];
+            lofi_set_error("member %d announced '%s' to a round of whole numbers: do all ranks run "
+                           "the same release of lofi?",
+                           i, lofi__quote(words[i], quote));
+            return LOFI_CORRUPT;
         }
         if (number < least) least = number;
     }
@@ -127,9 +131,22 @@ static lofi_status take_list(lofi_round *round, const char *const *words)
         lofi_status st = value_of(round, words, &value);
         if (st != LOFI_OK) return st;
     }
+    if (round->is_early && value < 0) { /* the word that differed is not there any more */
+        round->is_early = 0;
+        round->step = LOFI_ROUND_LOOK;
+        return LOFI_OK;
+    }
     for (int i = 0; i < round->member_count; i++)
         round->is_in[i] = words[i] != NULL || i == round->member;
     return go_to_close(round, round->is_in, value);
+}
+
+/* A value of DIFFERS is used as a member's number. */
+static int fits_kind(const lofi_round *round)
+{
+    if (round->kind == LOFI_ROUND_NOTHING) return round->value == 0;
+    if (round->kind == LOFI_ROUND_LEAST || round->value == -1) return 1;
+    return round->value >= 0 && round->value < round->member_count && round->is_in[round->value];
 }
 
 static lofi_status take_verdict(lofi_round *round, const char *verdict)
@@ -137,8 +154,16 @@ static lofi_status take_verdict(lofi_round *round, const char *verdict)
     if (verdict == NULL)
         return round->member < 0 ? LOFI_OK : no_answer(round, "the verdict on the board");
     lofi_status st = lofi__verdict_read(verdict, round->member_count, round->is_in, &round->value);
-    if (st == LOFI_OK) round->step = LOFI_ROUND_CLOSED;
-    return st;
+    if (st != LOFI_OK) return st;
+    if (!fits_kind(round)) {
+        char quote[LOFI__QUOTE_BYTES];
+        lofi_set_error("the verdict '%s' is of another kind of round: do all ranks run the same "
+                       "release of lofi, and come to the same point of the program?",
+                       lofi__quote(verdict, quote));
+        return LOFI_CORRUPT;
+    }
+    round->step = LOFI_ROUND_CLOSED;
+    return LOFI_OK;
 }
 
 /* All are here, and the verdict needs no word of theirs. */
@@ -171,7 +196,11 @@ lofi_status lofi_round_tell(lofi_round *round, const lofi_round_answer *given)
     }
     switch (round->step) {
     case LOFI_ROUND_ANNOUNCE:
-        round->step = LOFI_ROUND_LOOK;
+        round->step = round->kind == LOFI_ROUND_DIFFERS ? LOFI_ROUND_COMPARE : LOFI_ROUND_LOOK;
+        return LOFI_OK;
+    case LOFI_ROUND_COMPARE:
+        round->is_early = answer->yes;
+        round->step = answer->yes ? LOFI_ROUND_LIST : LOFI_ROUND_LOOK;
         return LOFI_OK;
     case LOFI_ROUND_LOOK:
         return take_look(round, answer->yes);

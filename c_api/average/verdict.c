@@ -29,6 +29,16 @@ int lofi__whole_number(const char *text, int64_t *number)
     return 1;
 }
 
+const char *lofi__quote(const char *text, char *quote)
+{
+    size_t n = 0;
+
+    for (; text[n] != '\0' && n + 1 < LOFI__QUOTE_BYTES; n++)
+        quote[n] = text[n] >= ' ' && text[n] <= '~' ? text[n] : '?';
+    quote[n] = '\0';
+    return quote;
+}
+
 static int end_of_range(const unsigned char *is_in, int member_count, int first)
 {
     while (first + 1 < member_count && is_in[first + 1])
@@ -104,9 +114,10 @@ lofi_status lofi__verdict_read(const char *text, int member_count, unsigned char
         memcpy(is_in, found, (size_t)member_count);
         *value = number;
     } else {
-        lofi_set_error("'%.40s' is no verdict of a round of %d members: do all ranks run the same "
+        char quote[LOFI__QUOTE_BYTES];
+        lofi_set_error("'%s' is no verdict of a round of %d members: do all ranks run the same "
                        "release of lofi?",
-                       text, member_count);
+                       lofi__quote(text, quote), member_count);
     }
     lofi__mem_destroy(found);
     return is_sound ? LOFI_OK : LOFI_CORRUPT;

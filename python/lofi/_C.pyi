@@ -207,6 +207,7 @@ def differences(
 
 # Rounds.
 ROUND_ANNOUNCE: int
+ROUND_COMPARE: int
 ROUND_LOOK: int
 ROUND_WAIT: int
 ROUND_LIST: int

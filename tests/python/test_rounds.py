@@ -4,6 +4,7 @@
 import threading
 import time
 from datetime import timedelta
+from types import SimpleNamespace
 
 import pytest
 import torch.distributed as dist
@@ -40,14 +41,14 @@ def _meet(late: int | None, seconds: float, kind: str):
     if rank == late:  # it comes when the others have given up
         assert board.part("round").wait("verdict", SECONDS)
     meeting = rounds.Round(board.part("round"), rank, size, kind=getattr(rounds, kind))
-    word = str(10 - rank) if kind == "LEAST" else "word" + "s" * (rank == 2)
+    word = str(10 - rank) if kind == "LEAST" else "word"
     closed = meeting.meet(seconds, "a test waits", word=word)
-    onlooker = rounds.Round(board.part("round"), None, size).look()
+    onlooker = rounds.Round(board.part("round"), None, size, kind=getattr(rounds, kind)).look()
     _leave_together(board, rank, size)
     return closed, onlooker
 
 
-@pytest.mark.parametrize(("kind", "value"), [("LEAST", 7), ("DIFFERS", 2), ("NOTHING", 0)])
+@pytest.mark.parametrize(("kind", "value"), [("LEAST", 7), ("DIFFERS", -1), ("NOTHING", 0)])
 def test_all_come(kind, value):
     for closed, onlooker in run_ranks(_meet, 4, None, SECONDS, kind):
         assert closed.members == [0, 1, 2, 3] and closed.missing == [] and closed.value == value
@@ -133,3 +134,91 @@ def test_a_store_wakes_who_waits():
     threading.Timer(0.2, board.put, ("name", "word")).start()
     assert board.wait("name", SECONDS) and board.get("name") == "word"
     assert not board.wait("other", 0.05) and board.get("other") is None
+
+
+def _meet_apart(words):
+    import os
+
+    from lofi.rounds import rounds
+
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    board = _board(rank)
+    closed = None
+    if words[rank] is not None:
+        begin = time.monotonic()
+        meeting = rounds.Round(board.part("round"), rank, size, kind=rounds.DIFFERS)
+        closed = meeting.meet(SECONDS, "a test waits", word=words[rank], poll=SECONDS)
+        assert time.monotonic() - begin < SECONDS / 2
+    _leave_together(board, rank, size)
+    return closed
+
+
+def test_words_that_differ_are_told_at_once():
+    """To all who wait, though the last member never comes."""
+    results = run_ranks(_meet_apart, 4, ["a", "b", "a", None])
+    assert results[3] is None
+    for closed in results[:3]:
+        assert closed == results[0] and closed.value >= 0 and 3 in closed.missing
+
+
+def test_a_word_on_many_names_at_once():
+    board = board_of_one_process()
+    board.put("1", "one")
+    assert board.get_all(["0", "1"]) == [None, "one"]
+    board.put("0", "zero")
+    assert board.get_all(["0", "1"]) == ["zero", "one"]
+
+
+def test_words_of_another_kind_of_round_are_refused():
+    from lofi.rounds.rounds import DIFFERS, LEAST, Round
+
+    board = board_of_one_process()
+    board.put("0", "no number")
+    with pytest.raises(RuntimeError, match="member 0 announced 'no number'"):
+        Round(board, 1, 2, kind=LEAST).meet(0.1, "a test waits", word="3")
+    board = board_of_one_process()
+    board.put("verdict", "0-1;7")
+    with pytest.raises(RuntimeError, match="of another kind of round"):
+        Round(board, 0, 2, kind=DIFFERS).meet(0.1, "a test waits")
+
+
+def checker(store, node):
+    from lofi.groups.crossing import Checker
+
+    return Checker(
+        SimpleNamespace(
+            rank=node, node_count=2, place=lambda _: 0, node_of=lambda n: n, node_number=lambda n: n
+        ),
+        store,
+    )
+
+
+def taken_back_job(is_closed):
+    dist.init_process_group("lofi")  # for its settings
+    store = dist.HashStore()
+    here, there = checker(store, 0), checker(store, 1)
+    here.announce("an average")
+    here.withdraw()
+    if is_closed:
+        there.announce("an average")
+        there.board.part("1/0").put("verdict", "0-1;-1")
+    told = []
+
+    def compare():
+        try:
+            there.compare("a broadcast")
+        except Exception as error:
+            told.append(error)
+
+    other = threading.Thread(target=compare)
+    other.start()
+    here.compare("a broadcast")
+    other.join()
+    assert not told
+    return here.count, there.count
+
+
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_a_tag_that_was_taken_back(is_closed):
+    """Also where another node had listed it before, and closes the round with it afterwards."""
+    assert run_ranks(taken_back_job, 1, is_closed) == [(1 + is_closed, 1 + is_closed)]

@@ -244,7 +244,6 @@ def meet(here: job.Job, what: str, limit: float) -> None:
         _count().taken += 1
         try:
             board = job_board().part(f"average/{_count().taken}")
-            is_over = Round(board, None, size).look() is not None
             closed = Round(board, here.rank, size).meet(limit, waits, stop=at.any_failed)
         except dist.DistNetworkError as error:
             raise dist.DistBackendError(
@@ -253,7 +252,7 @@ def meet(here: job.Job, what: str, limit: float) -> None:
             ) from error
         if not closed.missing:
             return
-        if not is_over:
+        if here.rank in closed.members:
             break
     if default is not None:
         default.source.checker.withdraw()

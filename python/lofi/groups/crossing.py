@@ -17,7 +17,7 @@ import torch.distributed as dist
 from lofi.job import job
 from lofi.job.log import log
 from lofi.rounds.board import StoreBoard
-from lofi.rounds.rounds import DIFFERS, Round
+from lofi.rounds.rounds import DIFFERS, Closed, Round
 
 _TORCH = os.path.dirname(os.path.abspath(dist.__file__))
 _LOFI = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -48,6 +48,7 @@ class Checker:
         self.board = StoreBoard(store).part("tags")
         self.round: Round | None = None  # the last one
         self.count = 0  # of rounds
+        self.has_withdrawn = False  # from the round that is next
         self.warned: set[str] = set()
 
     def check(self, collective: str) -> None:
@@ -74,6 +75,7 @@ class Checker:
         if self.round is not None and self.round.look() is None:
             self.round.withdraw()
             self.count -= 1
+            self.has_withdrawn = True
 
     def _next(self) -> Round:
         self.count += 1
@@ -83,18 +85,24 @@ class Checker:
         self.round = Round(board, node, group.node_count, kind=DIFFERS)
         return self.round
 
+    def _is_of_before(self, meeting: Round, closed: Closed, tag: str) -> bool:
+        """Whether a round was closed with the word that this rank has taken back since: all words
+        were equal then, and the others' are not this one."""
+        others = [member for member in closed.members if member != meeting.member]
+        is_in = meeting.member in closed.members and closed.value < 0 and len(others) > 0
+        return is_in and meeting.word_of(others[0]) != tag
+
     def compare(self, tag: str) -> None:
         """Raise unless this rank's images announce the same tag."""
         limit = job.current().settings.timeout
-        meeting = self._next()
         nodes = [self.group.node_number(index) for index in range(self.group.node_count)]
-
-        def differs() -> bool:
-            words = (meeting.word_of(index) for index in range(len(nodes)))
-            return any(word not in ("", tag) for word in words)
-
         what = f"{tag} waits for other nodes"
-        closed = meeting.meet(limit, what, word=tag, stop=differs)
+        has_withdrawn, self.has_withdrawn = self.has_withdrawn, False
+        meeting = self._next()
+        closed = meeting.meet(limit, what, word=tag)
+        if has_withdrawn and self._is_of_before(meeting, closed, tag):
+            meeting = self._next()
+            closed = meeting.meet(limit, what, word=tag)
         if closed.value >= 0:
             first = closed.members[0]
             other = closed.value if meeting.word_of(first) == tag else first

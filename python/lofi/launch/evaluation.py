@@ -198,6 +198,8 @@ def _missing(here: job.Job, state: Evaluation, target: Target) -> str:
     grace = min(_GRACE_OF_A_LONER if state.came_alone else GRACE_SECONDS, here.settings.timeout)
     what = f"rank {here.rank} waits at an evaluation for the ranks of its node"
     missing = ours.meet(grace, what).missing
+    if here.place in missing:
+        return f"rank {here.rank} came to an evaluation that its node had begun without it"
     if missing:
         state.came_alone = True
         ranks = [node * size + place for place in missing]
@@ -219,6 +221,8 @@ def _missing(here: job.Job, state: Evaluation, target: Target) -> str:
         )
         .missing
     )
+    if node in missing:
+        return f"node {node} came to an evaluation that the others had begun without it"
     names = ", ".join(map(str, missing))
     return f"node(s) {names} do not come to this evaluation" if missing else ""
 

@@ -56,7 +56,7 @@ def _before_step(optimizer: Any) -> None:
     here = job.current()
     trains, size = training.state(), here.topology.node_size
     board = job_board().part(f"stop/{here.node}")
-    closed = Round(board, None, size).look()
+    closed = Round(board, None, size, kind=LEAST).look()
     if state.told and closed is None:
         word = str(trains.updates + len(trains.optimizers))
         closed = Round(board, here.place, size, close_at=1, kind=LEAST).announce(word)

@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 
 from lofi.groups import lookup
-from lofi.job import job
 from lofi.job.job import PerJob
 from lofi.models.items import unwrap
 from lofi.rounds import progress
@@ -102,18 +101,19 @@ _counted: PerJob[Counter[str]] = PerJob(Counter)  # counts taken, by group
 
 def count_everywhere(count: int, group: Any) -> int:
     """How many copies every rank of the group has: some scripts make one on rank 0 alone."""
-    if lookup.backend_of(group) is None:
+    backend = lookup.backend_of(group)
+    if backend is None:
         return 0
     _counted()[group.group_name] += 1
-    limit = job.current().settings.timeout
+    limit = backend.source.timeout.total_seconds()
     board = job_board().part(f"copies/{group.group_name}/{_counted()[group.group_name]}")
     what = "the count of copies (EMA) waits for the other ranks"
     meeting = Round(board, dist.get_rank(group), dist.get_world_size(group), kind=LEAST)
     closed = meeting.meet(limit, what, word=str(count), stop=progress.of_job().any_failed)
     if closed.missing:
         raise dist.DistBackendError(
-            f"lofi: ranks {closed.missing} did not say within {limit:g} s (LOFI_TIMEOUT) how many "
-            "copies (EMA) of the model they hold: have they ended?"
+            f"lofi: ranks {closed.missing} did not say within {limit:g} s (the timeout of the "
+            "group) how many copies (EMA) of the model they hold: have they ended?"
         )
     return closed.value
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Boards: places where the members of a job leave words for each other."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -11,8 +11,12 @@ from lofi.job import job
 
 
 class Board(Protocol):
-    """Words under names, which every member of the job can read. Any call may raise what its
-    storage raises when it can't be reached."""
+    """Words under names, which every member of the job can read.
+
+    Each call is atomic by itself, and what it wrote is seen by every call that begins after it, of
+    any process: rounds rely on no more. Any call may raise what its storage raises when it can't
+    be reached.
+    """
 
     def put(self, name: str, word: str) -> None:
         """Write a word, in place of one that is there."""
@@ -22,6 +26,9 @@ class Board(Protocol):
 
     def get(self, name: str) -> str | None:
         """The word, or None if there is none."""
+
+    def get_all(self, names: Sequence[str]) -> list[str | None]:
+        """The word, or None, under each of these names. They may be read one after another."""
 
     def has_all(self, names: Iterable[str]) -> bool:
         """Whether there is a word under each of these names."""
@@ -50,6 +57,16 @@ class StoreBoard:
 
     def get(self, name: str) -> str | None:
         return self._store.get(name).decode() if self._store.check([name]) else None
+
+    def get_all(self, names: Sequence[str]) -> list[str | None]:
+        # The usual case, in two messages: all are there. A word that is taken back in between would
+        # make multi_get wait, and end with an error.
+        if self._store.has_extended_api() and self._store.check(list(names)):
+            try:
+                return [word.decode() for word in self._store.multi_get(list(names))]
+            except dist.DistStoreError:
+                pass
+        return [self.get(name) for name in names]
 
     def has_all(self, names: Iterable[str]) -> bool:
         return self._store.check(list(names))

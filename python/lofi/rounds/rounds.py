@@ -21,6 +21,7 @@ LEAST, DIFFERS, NOTHING = _C.ROUND_LEAST, _C.ROUND_DIFFERS, _C.ROUND_NOTHING
 _POLL = 5.0  # seconds after which a member that waits asks whether somebody is known not to come
 _QUIET_SECONDS = 30.0  # after which a member that waits says whom it waits for
 _VERDICT = "verdict"
+_FIRST = "first"  # the first word of all
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Round:
     member    the number of this one; None: it looks on, and announces nothing.
     close_at  as many announcements close the round at once; 0: all.
     kind      of the value: LEAST, the smallest of the whole numbers that were announced; DIFFERS,
-              the first member whose word is not the lowest member's, or -1; NOTHING, 0.
+              the first member whose word is not the lowest member's, or -1, and words that differ
+              close the round at once; NOTHING, 0.
     """
 
     def __init__(
@@ -81,7 +83,9 @@ class Round:
         return self._closed() if self._round.next == _C.ROUND_CLOSED else None
 
     def withdraw(self) -> None:
-        """Take back an announcement; the others find that this member has not come."""
+        """Take back an announcement: who lists the members from now on finds that this one has not
+        come. Whoever has listed them before may still close the round with it, so that a member
+        that comes back has to ask what the outcome was made of."""
         self.board.remove(str(self.member))
 
     def word_of(self, member: int) -> str:
@@ -96,6 +100,8 @@ class Round:
             if step == _C.ROUND_ANNOUNCE:
                 board.put(str(self.member), word)
                 steps.tell()
+            elif step == _C.ROUND_COMPARE:
+                steps.tell(yes=board.put_once(_FIRST, word) != word)
             elif step == _C.ROUND_LOOK:
                 steps.tell(yes=self._are_enough())
             elif step == _C.ROUND_WAIT:
@@ -103,7 +109,7 @@ class Round:
                     return
                 steps.tell(yes=wait())
             elif step == _C.ROUND_LIST:
-                steps.tell(words=[board.get(str(member)) for member in range(self.count)])
+                steps.tell(words=board.get_all([str(member) for member in range(self.count)]))
             elif step == _C.ROUND_CLOSE:
                 steps.tell(verdict=board.put_once(_VERDICT, steps.verdict))
             else:
