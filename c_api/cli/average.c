@@ -7,7 +7,6 @@
 #include "cli/cli.h"
 
 #include <errno.h>
-#include <getopt.h>
 #include <inttypes.h>
 #include <signal.h>
 #include <stdlib.h>
@@ -227,7 +226,7 @@ static int take_option(struct arguments *a, int option, char *value)
     case 'h':
         a->is_help = 1;
         break;
-    default: /* getopt has said what is wrong */
+    default: /* it was told what is wrong */
         return CLI_MISUSED;
     }
     return CLI_DONE;
@@ -257,9 +256,10 @@ static void print_json(const struct arguments *a, const lofi_average_report *r, 
     cli_print_json(stdout, a->options.out);
     printf(", \"inputs\": %d, \"averaged\": %" PRIu64 ", \"copied\": %" PRIu64
            ", \"bytes_read\": %" PRIu64 ", \"bytes_written\": %" PRIu64 ", \"files\": %" PRIu64
-           ", \"threads\": %d, \"seconds\": %.3f}\n",
+           ", \"threads\": %d, \"verified\": %s, \"seconds\": %.3f}\n",
            a->options.input_count, r->averaged_count, r->copied_count, r->bytes_read,
-           r->bytes_written, r->file_count, r->threads, duration);
+           r->bytes_written, r->file_count, r->threads, a->options.verify ? "true" : "false",
+           duration);
 }
 
 static void print_report(const struct arguments *a, const lofi_average_report *r, double duration)
@@ -274,7 +274,8 @@ static void print_report(const struct arguments *a, const lofi_average_report *r
     if (r->copied_count > 0) printf(", %" PRIu64 " copied", r->copied_count);
     printf("; read ");
     cli_print_bytes(stdout, r->bytes_read);
-    printf(" in %.2f s (%.1f GB/s)\n", duration, (double)r->bytes_read / duration / 1e9);
+    printf(" in %.2f s (%.1f GB/s)%s\n", duration, (double)r->bytes_read / duration / 1e9,
+           a->options.verify ? "; read again and verified" : "");
 }
 
 static void catch_signals(void)
@@ -317,7 +318,7 @@ int cli_average(int argc, char **argv)
     struct arguments a = {.options = LOFI_AVERAGE_FILES_OPTIONS_INIT};
     int option;
 
-    while ((option = getopt_long(argc, argv, "o:w:b:a:j:fqh", longs, NULL)) != -1) {
+    while ((option = cli_next_option(argc, argv, ":o:w:b:a:j:fqh", longs)) != -1) {
         const int code = take_option(&a, option, optarg);
         if (code != CLI_DONE) return code;
     }

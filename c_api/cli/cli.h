@@ -5,6 +5,7 @@
 
 #include "lofi.h"
 
+#include <getopt.h>
 #include <stdio.h>
 
 enum { CLI_DONE = 0, CLI_FAILED = 1, CLI_MISUSED = 2 };
@@ -23,6 +24,11 @@ int cli_misuse(const char *command, const char *format, ...)
     __attribute__((format(printf, 2, 3)))
 #endif
     ;
+
+/* The next option, as getopt_long says it; what it refuses, or finds without its value, is told and
+ * becomes CLI_REFUSED. */
+enum { CLI_REFUSED = '?' };
+int cli_next_option(int argc, char **argv, const char *shorts, const struct option *longs);
 
 void cli_print_text(FILE *to, const char *text);
 void cli_print_json(FILE *to, const char *text);           /* with its quotes; always UTF-8 */

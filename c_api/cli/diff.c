@@ -6,7 +6,6 @@
 #define _GNU_SOURCE
 #include "cli/cli.h"
 
-#include <getopt.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -319,10 +318,10 @@ int cli_diff(int argc, char **argv)
 {
     int option, shows_all = 0, is_json = 0;
 
-    while ((option = getopt_long(argc, argv, "ah", longs, NULL)) != -1) {
+    while ((option = cli_next_option(argc, argv, ":ah", longs)) != -1) {
         if (option == 'a') shows_all = 1;
         if (option == OPTION_JSON) is_json = 1;
-        if (option == '?') return CLI_MISUSED;
+        if (option == CLI_REFUSED) return CLI_MISUSED;
         if (option != 'h') continue;
         fputs(help, stdout);
         return CLI_DONE;

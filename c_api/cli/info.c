@@ -2,7 +2,6 @@
 /* lofi info: what is in a checkpoint. */
 #include "cli/cli.h"
 
-#include <getopt.h>
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
@@ -189,10 +188,10 @@ int cli_info(int argc, char **argv)
 {
     int option, is_short = 0, is_json = 0, code = CLI_DONE;
 
-    while ((option = getopt_long(argc, argv, "sh", longs, NULL)) != -1) {
+    while ((option = cli_next_option(argc, argv, ":sh", longs)) != -1) {
         if (option == 's') is_short = 1;
         if (option == OPTION_JSON) is_json = 1;
-        if (option == '?') return CLI_MISUSED;
+        if (option == CLI_REFUSED) return CLI_MISUSED;
         if (option != 'h') continue;
         fputs(help, stdout);
         return CLI_DONE;

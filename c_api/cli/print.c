@@ -114,6 +114,24 @@ int cli_misuse(const char *command, const char *format, ...)
     return CLI_MISUSED;
 }
 
+int cli_next_option(int argc, char **argv, const char *shorts, const struct option *longs)
+{
+    opterr = 0; /* its sentences do not say which program they are of */
+    const int option = getopt_long(argc, argv, shorts, longs, NULL);
+    if (option != '?' && option != ':') return option;
+    const char *word = argv[optind - 1];
+    const int is_long = strncmp(word, "--", 2) == 0;
+    if (option == ':')
+        cli_misuse(argv[0], "%s needs a value", word);
+    else if (is_long && optopt != 0)
+        cli_misuse(argv[0], "%s: this option takes no value", word);
+    else if (is_long)
+        cli_misuse(argv[0], "%s is no option, or the beginning of several", word);
+    else
+        cli_misuse(argv[0], "-%c is no option", optopt);
+    return CLI_REFUSED;
+}
+
 lofi_checkpoint **cli_open_all(char *const *paths, int count)
 {
     lofi_checkpoint **all = calloc((size_t)count, sizeof(lofi_checkpoint *));

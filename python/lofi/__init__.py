@@ -11,6 +11,7 @@ the native code is loaded, and torch is hooked into, when the first lofi group i
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lofi import program
 from lofi._version import VERSION as __version__
 from lofi.features import FEATURES
 
@@ -58,6 +59,9 @@ def __dir__() -> list[str]:
 
 
 def _register() -> None:
+    if program.is_starting():  # which needs no torch
+        return
+
     import torch
 
     # Inside `import torch` its entry point registers lofi, and lets no error break torch.
