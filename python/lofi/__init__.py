@@ -8,10 +8,10 @@ Importing this package registers the backend "lofi" with torch.distributed and d
 the native code is loaded, and torch is hooked into, when the first lofi group is made.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lofi import program
 from lofi._version import VERSION as __version__
 from lofi.features import FEATURES
 
@@ -59,8 +59,11 @@ def __dir__() -> list[str]:
 
 
 def _register() -> None:
-    if program.is_starting():  # which needs no torch
-        return
+    if sys.argv[:1] == ["-m"]:  # Python is on its way to a module
+        from lofi import program
+
+        if program.is_starting():  # which needs no torch
+            return
 
     import torch
 
