@@ -87,7 +87,8 @@ std::optional<double> factor_in_sum(const lofi_plan &plan, const c10d::ReduceOp 
     return static_cast<double>(plan.factor) * given->double_factor;
 }
 
-// Multiplies by the factor of a PREMUL_SUM where NCCL would do it wrong; returns what is left to do.
+// Multiplies by the factor of a PREMUL_SUM where NCCL would do it wrong; returns what is left to
+// do.
 c10d::ReduceOp premultiply(std::vector<at::Tensor> &tensors, const c10d::ReduceOp &op,
                            const Inner &inner)
 {

@@ -16,11 +16,12 @@
 
 namespace lofi {
 
-// Whose memory takes scaled inputs where the inner backend does not scale them itself.
+// The memory that takes scaled inputs where the inner backend does not scale them itself.
 enum class Write : uint8_t { in_place, to_copies };
 
-// Gives the communicator's reduction, with the plan's factor in it; none if gloo is to reduce. Tensors that the
-// communicator does not scale are adjusted, below autograd, so that leaves that need gradients pass.
+// Gives the communicator's reduction, with the plan's factor in it; none if gloo is to reduce.
+// Tensors that the communicator does not scale are adjusted, below autograd, so that leaves that
+// need gradients pass.
 std::optional<Reduction> adjusted_reduction(const lofi_plan &plan, std::vector<at::Tensor> &tensors,
                                             const c10d::ReduceOp &op, bool coalesced,
                                             Write write = Write::in_place);

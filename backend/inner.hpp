@@ -18,7 +18,7 @@
 
 namespace lofi {
 
-// Which ranks of a group an inner backend connects.
+// The ranks of a group that an inner backend connects.
 enum class Span : uint8_t {
     node,  // the members of the own node, ranked by place
     world, // all members, ranked as in the group

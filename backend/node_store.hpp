@@ -1,8 +1,9 @@
 // SPDX-License-Identifier: MIT
 //
-// A store whose prefix can't be removed. NCCL's process group unwraps every PrefixStore of the store
-// that it is given, and writes a note of an error into the store below. The processes of all groups
-// read it there and end after a while, those of healthy nodes too. It can't unwrap this class.
+// A store whose prefix can't be removed. NCCL's process group unwraps every PrefixStore of the
+// store that it is given, and writes a note of an error into the store below. The processes of all
+// groups read it there and end after a while, those of healthy nodes too. It can't unwrap this
+// class.
 #pragma once
 
 #include <torch/csrc/distributed/c10d/Store.hpp>

@@ -42,8 +42,8 @@
 #define LOFI_MAKE_PREMUL_SUM c10d::makeNCCLPreMulSum
 #endif
 
-// Before 2.14.1 NCCL gets the factor of PREMUL_SUM for bfloat16 as the bytes of a float, of which it
-// reads the first two (pytorch issue 190745).
+// Before 2.14.1 NCCL gets the factor of PREMUL_SUM for bfloat16 as the bytes of a float, of which
+// it reads the first two (pytorch issue 190745).
 #if !LOFI_TORCH_AT_LEAST(14) || (TORCH_VERSION_MINOR == 14 && TORCH_VERSION_PATCH < 1)
 #define LOFI_NCCL_READS_HALF_A_FACTOR 1
 #endif

@@ -77,8 +77,8 @@ bool WorkAll::isCompleted()
     const bool done =
         std::all_of(works_.begin(), works_.end(), [](auto &w) { return w->isCompleted(); });
     if (!done) return false;
-    // The calling thread may hold the GIL, which the steps that another thread runs may need: waiting
-    // for that thread here could wait for ever.
+    // The calling thread may hold the GIL, which the steps that another thread runs may need:
+    // waiting for that thread here could wait for ever.
     std::unique_lock<std::mutex> lock(mutex_);
     if (state_ == State::running) return false;
     if (state_ == State::waiting) run(lock);

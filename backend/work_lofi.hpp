@@ -17,7 +17,8 @@
 
 namespace lofi {
 
-// A point in the current stream of a device. On the CPU nothing is enqueued, and it is always passed.
+// A point in the current stream of a device. On the CPU nothing is enqueued, and it is always
+// passed.
 class Mark {
   public:
     void set(at::Device device);
@@ -144,8 +145,8 @@ class WorkFromAny : public c10d::Work {
     std::function<int(int)> group_rank_;
 };
 
-// Several works as one, for what was coalesced on one device; `finish` runs when whoever waits first
-// has waited for them: on CUDA, in the order of that thread's stream.
+// Several works as one, for what was coalesced on one device; `finish` runs when whoever waits
+// first has waited for them: on CUDA, in the order of that thread's stream.
 class WorkAll : public c10d::Work {
   public:
     WorkAll(std::vector<c10::intrusive_ptr<c10d::Work>> works,

@@ -51,7 +51,7 @@ uint64_t exchange_fit(uint64_t element_bytes, int nodes, int local_size, int slo
     return count;
 }
 
-// What each tensor is: 0, or a sum of DIFFERS_*. The bytes of `digests` lie rank after rank.
+// One answer for each tensor: 0, or a sum of DIFFERS_*. The bytes of `digests` lie rank after rank.
 std::vector<int> differences(const std::string &digests, int nodes, int node_size,
                              const std::vector<bool> &is_shard)
 {

@@ -42,7 +42,8 @@ void cuda_mean(at::Tensor out, const at::Tensor &pieces,
                          elements_of(out), reinterpret_cast<void *>(stream)));
 }
 
-// Integers and booleans are copied from the first input; with a base or other dtypes all are floats.
+// Integers and booleans are copied from the first input; with a base or other dtypes all are
+// floats.
 void mean(at::Tensor out, const Tensors &inputs, const std::optional<std::vector<double>> &weights,
           const std::optional<at::Tensor> &base, double alpha)
 {

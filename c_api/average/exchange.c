@@ -221,7 +221,7 @@ static void choose_chunks(struct exchange *x, size_t scratch_bytes)
     x->shape.chunk_count = fits < needed ? fits : needed;
 }
 
-/* What was begun on either side before the call is done, and the data are where they belong. */
+/* Waits for all that was begun on either side before the call, and looks where the data lie. */
 static lofi_status begin(const struct exchange *x)
 {
     lofi_status st = lofi__comm_check_process(x->node);

@@ -5,9 +5,9 @@
  * All chunks but the last are of one size, a multiple of K * L, so any chunk is found by arithmetic
  * and only the last is padded. To spread the remainder over all chunks would pad each of them.
  *
- * With slots to spare, chunk i gives while chunk i - 1 is combined and chunk i - 2 is shared: at time
- * t there is one step of each kind, for the chunk t - kind. Three slots suffice, as the step that
- * ends with a slot comes at time i + 2 and the one that takes it again at i + slots.
+ * With slots to spare, chunk i gives while chunk i - 1 is combined and chunk i - 2 is shared: at
+ * time t there is one step of each kind, for the chunk t - kind. Three slots suffice, as the step
+ * that ends with a slot comes at time i + 2 and the one that takes it again at i + slots.
  */
 #include "lofi/exchange.h"
 

@@ -18,8 +18,8 @@ struct lofi_round {
 /* "0-3,5;17" for the members with is_in != 0 and the value; NULL without memory. */
 char *lofi__verdict_write(const unsigned char *is_in, int member_count, int64_t value);
 
-/* Fills is_in and value, or changes neither: LOFI_CORRUPT, with a sentence. Does not ask whether the
- * value is one of the round's kind. */
+/* Fills is_in and value, or changes neither: LOFI_CORRUPT, with a sentence. Does not ask whether
+ * the value is one of the round's kind. */
 lofi_status lofi__verdict_read(const char *text, int member_count, unsigned char *is_in,
                                int64_t *value);
 

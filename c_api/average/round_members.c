@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Who is in an average.
+ * This decides which nodes are in an average.
  *
  * A pure function of the nodes' reports, evaluated by every rank alike, so that no rank has to
  * announce the list to the others. A node with weights that are not finite is left out, not

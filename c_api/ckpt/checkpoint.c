@@ -113,7 +113,7 @@ static lofi_status check_index(const lofi_checkpoint *c, const struct lofi__inde
     return LOFI_CORRUPT;
 }
 
-/* What the average's index takes over. */
+/* Keeps the metadata of the index: that of an average takes them over. */
 static lofi_status keep_metadata(lofi_checkpoint *c, const struct lofi__index *index)
 {
     yyjson_val *metadata = yyjson_obj_get(yyjson_doc_get_root(index->doc), "metadata");

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* What lofi_checkpoint is, for the rest of ckpt/. */
+/* The struct behind lofi_checkpoint, for the rest of ckpt/. */
 #ifndef LOFI_CKPT_CHECKPOINT_H
 #define LOFI_CKPT_CHECKPOINT_H
 
 #include "ckpt/file.h"
 
-/* Where a tensor is. */
+/* The place of a tensor: its file, and its entry in that file's header. */
 struct lofi__place {
     const struct lofi__file *file;
     const struct lofi__entry *entry;
@@ -34,7 +34,7 @@ const struct lofi__place *lofi__checkpoint_place(const lofi_checkpoint *checkpoi
 lofi_status lofi__place_check_pair(const struct lofi__place *first,
                                    const struct lofi__place *other);
 
-/* Where its data begins in the file. */
+/* The offset in the file at which the tensor's data begin. */
 uint64_t lofi__place_begin(const struct lofi__place *place);
 
 #endif /* LOFI_CKPT_CHECKPOINT_H */

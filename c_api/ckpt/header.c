@@ -157,7 +157,7 @@ static lofi_status check_cover(const struct reader *r)
     return LOFI_CORRUPT;
 }
 
-/* Of the tensors and of the metadata. */
+/* Refuses a name that two tensors have, or two entries of the metadata. */
 static lofi_status check_doubles(const struct reader *r)
 {
     const struct lofi__header *h = r->header;

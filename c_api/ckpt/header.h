@@ -6,7 +6,7 @@
 #include "ckpt/json.h"
 #include "ckpt/kind.h"
 
-/* As in the safetensors library. */
+/* The safetensors library has the same limit. */
 #define LOFI__HEADER_MAX UINT64_C(100000000)
 
 struct lofi__entry {

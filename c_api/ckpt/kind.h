@@ -21,7 +21,8 @@ struct lofi__kind {
 
 /* NULL for a name that the format does not have. */
 const struct lofi__kind *lofi__kind_of(const char *name, size_t length);
-/* As a person writes it: "bf16", "BF16" or "bfloat16"; only what a number can be converted to. */
+/* Takes a dtype as a person writes it ("bf16", "BF16" or "bfloat16") if numbers can be converted to
+ * it. */
 const struct lofi__kind *lofi__kind_parse(const char *word);
 
 #endif /* LOFI_CKPT_KIND_H */

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Which file a path means. */
+/* Finds the file that a path means. */
 #ifndef LOFI_CKPT_LOCATE_H
 #define LOFI_CKPT_LOCATE_H
 

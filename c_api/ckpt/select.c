@@ -26,8 +26,8 @@ static const char *skip_brackets(const char *at, const char **escape)
     return *at == ']' ? at + 1 : at;
 }
 
-/* What is no POSIX, and what the C library reads as something else than its writer meant: "\d" as
- * "d", "[\w.]" as a backslash, "w" and ".". NULL: there is none. */
+/* Finds an escape that POSIX does not have: the C library would read it as something else than its
+ * writer meant, "\d" as "d", "[\w.]" as a backslash, "w" and ".". NULL: there is none. */
 static const char *find_foreign(const char *expression)
 {
     const char *at = expression, *escape = NULL;

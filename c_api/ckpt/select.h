@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Which tensors --only and --skip mean. */
+/* Finds the tensors that --only and --skip mean. */
 #ifndef LOFI_CKPT_SELECT_H
 #define LOFI_CKPT_SELECT_H
 

@@ -17,8 +17,8 @@ void lofi__sha256_begin(struct lofi__sha256 *sha);
 void lofi__sha256_add(struct lofi__sha256 *sha, const void *data, size_t bytes);
 void lofi__sha256_end(struct lofi__sha256 *sha, char hex[LOFI__SHA256_HEX]);
 
-/* Of the whole file, header included. LOFI_STATE if `progress`, which may be NULL, says so: it is
- * called with nothing done of `total`. */
+/* Takes the hash of the whole file, header included. LOFI_STATE if `progress`, which may be NULL,
+ * says so: it is called with nothing done of `total`. */
 lofi_status lofi__sha256_of_file(const struct lofi__file *file, lofi_progress_fn progress,
                                  void *ctx, uint64_t total, char hex[LOFI__SHA256_HEX]);
 

@@ -280,7 +280,7 @@ static int compare_all(lofi_checkpoint **all, const struct matrices *m)
     return CLI_DONE;
 }
 
-/* What is not in the distance: in plain text only if there is such a tensor. */
+/* Counts tensors that the distance leaves out; plain text has the line only if there are some. */
 static void print_counts(const double *values, int count, int is_json, const char *key,
                          const char *title)
 {

@@ -24,7 +24,7 @@ void cli_print_text(FILE *to, const char *text)
     }
 }
 
-/* Of the character of UTF-8 that begins here; 0: none does. */
+/* The length of the UTF-8 character that begins here; 0: none does. */
 static int character_bytes(const unsigned char *c)
 {
     if (c[0] < 0x80) return 1;

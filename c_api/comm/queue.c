@@ -17,7 +17,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* ---- a request -------------------------------------------------------------------------------- */
+/* ---- a request ------------------------------------------------------------------------------- */
 
 void lofi__request_release(struct lofi_request *request)
 {
@@ -54,7 +54,7 @@ void lofi__request_retire(lofi_comm *comm, struct lofi_request *request)
     request->ticket = NULL;
 }
 
-/* ---- running (the lock is held, but while a collective or a callback runs) -------------------- */
+/* ---- running (the lock is held, but while a collective or a callback runs) ------------------- */
 
 static void append(lofi_comm *comm, struct lofi_request *request)
 {

@@ -13,8 +13,8 @@ void lofi__queue_destroy(lofi_comm *comm);
 
 /* Queues the request and returns when it is finished. */
 void lofi__queue_run(lofi_comm *comm, struct lofi_request *request);
-/* Queues it for the communicator's thread, which starts if there is none yet. The queue then owns one
- * reference. After an error the request is not queued. */
+/* Queues it for the communicator's thread, which starts if there is none yet. The queue then owns
+ * one reference. After an error the request is not queued. */
 lofi_status lofi__queue_post(lofi_comm *comm, struct lofi_request *request);
 /* Returns when the request is finished, or at `limit` of CLOCK_MONOTONIC (NULL: never). */
 void lofi__queue_wait(lofi_comm *comm, const struct lofi_request *request,

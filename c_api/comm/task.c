@@ -132,7 +132,7 @@ lofi_status lofi__task_check(const lofi_comm *comm, const lofi_task *given, lofi
                        task->timeout_ms);
         return LOFI_INVALID;
     }
-    /* What is not read must not make ranks differ. */
+    /* A field that is not read must not make ranks differ. */
     *checked = none;
     checked->collective = task->collective;
     checked->timeout_ms = task->timeout_ms > 0 ? task->timeout_ms : comm->timeout_ms;

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What kind of collective one is, for all who ask. */
+/* The kinds of collectives, in one place for all that ask. */
 #ifndef LOFI_CORE_COLLECTIVE_H
 #define LOFI_CORE_COLLECTIVE_H
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What the library itself needs to know about the last error, beyond lofi_set_error. */
+/* The last error as the library itself sees it, beyond lofi_set_error. */
 #ifndef LOFI_CORE_ERROR_H
 #define LOFI_CORE_ERROR_H
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * lofi_cuda_mean: what is asked of the host. The context is that of the output, current for the time
- * of the call only, so that any thread will do.
+ * lofi_cuda_mean: what is asked of the host. The context is that of the output, current for the
+ * time of the call only, so that any thread will do.
  */
 #include "cuda/mean.h"
 #include "core/mem.h"
@@ -19,7 +19,7 @@ _Static_assert(sizeof(struct lofi__cuda_mean) <= 4096, "the parameters of a kern
 
 typedef struct lofi__cuda_mean mean_parameters;
 
-/* ---- arguments ---- */
+/* ---- arguments ------------------------------------------------------------------------------- */
 
 static lofi_status check_numbers(lofi_dtype dtype, size_t stride_bytes, int inputs, size_t count)
 {
@@ -89,7 +89,7 @@ static lofi_status check_place(const struct lofi__driver *cu, lofi_dtype dtype, 
     return st;
 }
 
-/* ---- kernels ---- */
+/* ---- kernels --------------------------------------------------------------------------------- */
 
 /* One for each context, for good. */
 struct loaded {
@@ -101,7 +101,7 @@ struct loaded {
 static struct loaded *all_loaded;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
-/* That the driver has nothing to run, rather than no room to load it. */
+/* Tells a driver that finds nothing to run on its GPU from one that has no room to load it. */
 static int is_no_code(lofi__cu_result result)
 {
     return result == 200 /* INVALID_IMAGE */ || result == 209 /* NO_BINARY_FOR_GPU */ ||
@@ -193,7 +193,7 @@ static lofi_status launch(const struct lofi__driver *cu, lofi__cu_context contex
                               "the kernel of a mean can't be launched");
 }
 
-/* What lofi_mean does with integers. */
+/* Integers are copied from the first input, as lofi_mean does. */
 static lofi_status copy(const struct lofi__driver *cu, void *out, const void *in, size_t bytes,
                         lofi__cu_stream stream)
 {
@@ -202,10 +202,10 @@ static lofi_status copy(const struct lofi__driver *cu, void *out, const void *in
                               "the input of a mean can't be copied");
 }
 
-/* ---- the context ---- */
+/* ---- the context ----------------------------------------------------------------------------- */
 
-/* That of the memory. Memory of a pool, or mapped piece by piece, has none: then the device's
- * primary one, which `is_retained` says to release. */
+/* Finds the context of the memory. Memory of a pool, or mapped piece by piece, has none: then the
+ * device's primary one, which `is_retained` says to release. */
 static lofi_status get_context(const struct lofi__driver *cu, const void *memory, int ordinal,
                                lofi__cu_context *context, int *is_retained)
 {

@@ -6,8 +6,8 @@
  * down with exponents smaller by 8, subnormals included. From double each is rounded once, as
  * halffloat.h does it. Tables of 256 values would be as short, but do not run in vectors.
  *
- * Out of range is as in torch 2.15: E5M2 has infinities; E4M3 has none, and what lies beyond 448, its
- * largest number, infinity included, becomes 448. (Earlier releases of torch made it NaN.)
+ * Out of range is as in torch 2.15: E5M2 has infinities; E4M3 has none, and what lies beyond 448,
+ * its largest number, infinity included, becomes 448. (Earlier releases of torch made it NaN.)
  */
 #ifndef LOFI_KERNELS_FLOAT8_H
 #define LOFI_KERNELS_FLOAT8_H

@@ -53,7 +53,7 @@ static INLINE VECTOR DTYPE(finish)(lofi_op op, VECTOR m, int inputs)
 #if IS_FLOAT
     const NUMBER divisor = (NUMBER)inputs;
     const NUMBER reciprocal = 1 / divisor;
-    /* Of a power of two it is exact, and to multiply gives the bits of the quotient. */
+    /* The reciprocal of a power of two is exact: the product has the bits of the quotient. */
     if (op == LOFI_AVG) return (inputs & (inputs - 1)) == 0 ? m * reciprocal : m / divisor;
 #else
     (void)op, (void)inputs;

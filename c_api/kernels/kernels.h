@@ -50,7 +50,7 @@ struct lofi__kernels {
     lofi__fold_fn fold[LOFI_OP_COUNT][LOFI_DTYPE_COUNT]; /* NULL: not defined */
 };
 
-/* Those of other CPUs are declared and not built. */
+/* The kernels of other CPUs are declared and not built. */
 extern const struct lofi__kernels lofi__kernels_scalar;
 extern const struct lofi__kernels lofi__kernels_avx2;
 extern const struct lofi__kernels lofi__kernels_avx512;

@@ -49,7 +49,7 @@ LOFI__DECLARATIONS_BEGIN
 #define LOFI_VERSION_MINOR 1
 #define LOFI_VERSION_PATCH 0
 
-/* ---- status ------------------------------------------------------------------------------ */
+/* ---- status ---------------------------------------------------------------------------------- */
 
 /* One list makes the enum, the names and the default texts. */
 #define LOFI_STATUS_MAP(X)                                                                         \
@@ -88,7 +88,7 @@ void lofi_set_error(const char *format, ...)
 #endif
     ;
 
-/* ---- version and log --------------------------------------------------------------------- */
+/* ---- version and log ------------------------------------------------------------------------- */
 
 /* The version of the library that is loaded, as major * 10000 + minor * 100 + patch. */
 int lofi_version(void);
@@ -125,7 +125,7 @@ void lofi_log(lofi_log_level level, const char *format, ...)
 #endif
     ;
 
-/* ---- what the embedding program supplies --------------------------------------------------------- */
+/* ---- what the embedding program supplies ----------------------------------------------------- */
 
 /* Gathers `bytes` bytes of every rank, in rank order, into `all` (world_size * bytes). It is the
  * only thing that creation needs from the outside; over a key-value store it is one set and

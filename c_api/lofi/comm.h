@@ -20,9 +20,9 @@ LOFI__DECLARATIONS_BEGIN
  * nccl is for memory of a CUDA device: buffers lie there (others are LOFI_INVALID), and sums are
  * NCCL's, see below. libcuda.so.1 and libnccl.so.2 are loaded when the first such communicator is
  * made: LOFI_UNSUPPORTED, on all ranks, if one of them lacks a library or a device. A collective
- * begins when what was enqueued on `stream` of the options before it was issued is done, and runs on
- * a stream of the communicator's own; when lofi_run returns, or a posted one is done, so is the work
- * on the device, and any stream sees the result. It is given up at its deadline, and after an
+ * begins when what was enqueued on `stream` of the options before it was issued is done, and runs
+ * on a stream of the communicator's own; when lofi_run returns, or a posted one is done, so is the
+ * work on the device, and any stream sees the result. It is given up at its deadline, and after an
  * error, by ncclCommAbort: LOFI_TIMED_OUT, LOFI_PEER_LOST for what NCCL calls a remote
  * error, LOFI_SYSTEM for all others, with NCCL's words. Other ranks learn of it from NCCL, or by
  * their own deadlines.
@@ -40,13 +40,14 @@ LOFI__DECLARATIONS_BEGIN
  */
 typedef struct lofi_comm lofi_comm;
 
-/* What an embedding program supplies for the transport "host": movers of bytes. Reductions are
- * computed by liblofi. Each function blocks until this rank's part is done, has a deadline of its
- * own, gets buffers that do not overlap, and returns a status; lofi_set_error may hold the reason. They run on the thread that
- * waits for a collective, or, posted, on the communicator's thread; never two at once. */
+/* An embedding program supplies these for the transport "host": they move bytes, liblofi computes
+ * the reductions. Each function blocks until this rank's part is done, has a deadline of its own,
+ * gets buffers that do not overlap, and returns a status; lofi_set_error may hold the reason. They
+ * run on the thread that waits for a collective, or, posted, on the communicator's thread; never
+ * two at once. */
 typedef struct lofi_host_functions {
     size_t size;
-    /* As for bootstrap: often it is the same function. */
+    /* Often the same function as the one that gathers the topology. */
     lofi_allgather_fn all_gather;
     /* Piece j of `in` (n pieces of `bytes` bytes) goes to rank j, piece j of `out` comes from it.
      * Optional: by default through all_gather, with n times the traffic. */
@@ -97,9 +98,9 @@ typedef struct lofi_comm_options {
  * when the call returns, so nothing is left behind however the processes end.
  *
  * nccl: has to be done in timeout_ms. With a parent, all ranks of the parent make a communicator at
- * the same time, each its own, and nothing else runs on the parent meanwhile: `color` says who stays
- * together, `rank` in which order (ncclCommSplit). Each has connections and buffers of its own: one
- * that is aborted leaves the parent and the others alone.
+ * the same time, each its own, and nothing else runs on the parent meanwhile: `color` says who
+ * stays together, `rank` in which order (ncclCommSplit). Each has connections and buffers of its
+ * own: one that is aborted leaves the parent and the others alone.
  *
  * LOFI_INVALID names the option that is wrong; LOFI_NO_MEMORY, and the status of `allgather` (a
  * LOFI_SYSTEM of which becomes LOFI_PEER_LOST), are this rank's own.
@@ -108,11 +109,12 @@ lofi_status lofi_comm_create(const lofi_comm_options *options, lofi_allgather_fn
                              void *ctx, lofi_comm **out);
 
 /*
- * A communicator for ranks of which it is not known whether they share a machine: shm, or self for one
- * rank. options->transport is not read. Collective; all ranks get the same. Where memory can't be
- * shared, `*out` is NULL and the status LOFI_OK: the caller moves the bytes by `otherwise` ("gloo"). The
- * log says so: as information if the ranks are on different machines, else, once a process and from the
- * communicator's first rank, as a warning. Other errors are those of lofi_comm_create.
+ * A communicator for ranks of which it is not known whether they share a machine: shm, or self for
+ * one rank. options->transport is not read. Collective; all ranks get the same. Where memory can't
+ * be shared, `*out` is NULL and the status LOFI_OK: the caller moves the bytes by `otherwise`
+ * ("gloo"). The log says so: as information if the ranks are on different machines, else, once a
+ * process and from the communicator's first rank, as a warning. Other errors are those of
+ * lofi_comm_create.
  */
 lofi_status lofi_comm_create_local(const lofi_comm_options *options, lofi_allgather_fn allgather,
                                    void *ctx, const char *otherwise, lofi_comm **out);

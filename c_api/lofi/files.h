@@ -9,9 +9,9 @@ LOFI__DECLARATIONS_BEGIN
 
 /*
  * A checkpoint in safetensors files, open for reading: a file; an index
- * (model.safetensors.index.json, or of a variant model.safetensors.index.fp16.json) with its shards;
- * or a folder with one of these, as transformers finds them. Immutable; any number of threads may
- * use it at once.
+ * (model.safetensors.index.json, or of a variant model.safetensors.index.fp16.json) with its
+ * shards; or a folder with one of these, as transformers finds them. Immutable; any number of
+ * threads may use it at once.
  *
  * Files of strangers are expected: all that safetensors refuses is refused (LOFI_CORRUPT), and an
  * index that names anything but plain files beside it, or links that leave the folder (except from
@@ -69,9 +69,9 @@ lofi_status lofi_checkpoint_compare(const lofi_checkpoint *a, uint64_t index_a,
                                     lofi_difference *difference);
 
 /*
- * Which tensors an average takes: is_selected[i] becomes 1 if `only` (NULL: anything) is found in
- * names[i] and `skip` (NULL: nothing) is not, else 0. Both are POSIX extended regular expressions;
- * escapes of other dialects ("\d") are refused. LOFI_INVALID names a wrong one.
+ * Selects the tensors that an average takes: is_selected[i] becomes 1 if `only` (NULL: anything) is
+ * found in names[i] and `skip` (NULL: nothing) is not, else 0. Both are POSIX extended regular
+ * expressions; escapes of other dialects ("\d") are refused. LOFI_INVALID names a wrong one.
  */
 lofi_status lofi_names_select(const char *only, const char *skip, const char *const *names,
                               size_t count, unsigned char *is_selected);
@@ -138,21 +138,19 @@ typedef struct lofi_average_report {
  *   Files      Tensors stay in the order and files of the first input; if their sizes change, the
  *              largest elements come first, so that data stay aligned. Shards of another size have
  *              the first's names with other numbers ("model" if it is a file by itself). A folder
- *              also gets a copy of the first folder's other files (config, tokenizer: not hidden, no
- *              weights in other formats, up to 64 MiB each), and of folders with nothing but such
- *              files; the log names what is not copied. Where a config.json there names the dtype of
- *              the weights, it gets `dtype`.
- *   Metadata   The first's entries, "format": "pt" if it has none, and lofi.version, lofi.inputs,
- *              lofi.weights, lofi.base, lofi.alpha, lofi.sha256 as text in JSON.
- *   Output     Appears under its name when it is complete: it is written beside it, under a name
- *              that begins with ".lofi-", and renamed. After an error there is nothing, and what was
- *              there before is untouched; a process that is killed leaves the hidden one. With
- *              `force` a folder is exchanged with an older one in one step. Then the older one's
- *              safetensors files and index, and what the new one has too, are removed, and the rest
- *              is moved to the new one; if that fails, or the process is killed there, the rest is
- *              in the hidden folder, which the error names. An input is never replaced.
- *   Memory     A few MiB for each thread, however large the files; for the names about 200 bytes for
- *              each tensor of each input, and meanwhile five times the longest header.
+ *              also gets a copy of the first folder's other files (config, tokenizer: not hidden,
+ * no weights in other formats, up to 64 MiB each), and of folders with nothing but such files; the
+ * log names what is not copied. Where a config.json there names the dtype of the weights, it gets
+ * `dtype`. Metadata   The first's entries, "format": "pt" if it has none, and lofi.version,
+ * lofi.inputs, lofi.weights, lofi.base, lofi.alpha, lofi.sha256 as text in JSON. Output     Appears
+ * under its name when it is complete: it is written beside it, under a name that begins with
+ * ".lofi-", and renamed. After an error there is nothing, and what was there before is untouched; a
+ * process that is killed leaves the hidden one. With `force` a folder is exchanged with an older
+ * one in one step. Then the older one's safetensors files and index, and what the new one has too,
+ * are removed, and the rest is moved to the new one; if that fails, or the process is killed there,
+ * the rest is in the hidden folder, which the error names. An input is never replaced. Memory     A
+ * few MiB for each thread, however large the files; for the names about 200 bytes for each tensor
+ * of each input, and meanwhile five times the longest header.
  *
  * LOFI_INVALID for options, and for checkpoints that do not fit together (names the tensor and both
  * files); LOFI_CORRUPT for damaged files, and for one that changes meanwhile; LOFI_SYSTEM for the

@@ -10,11 +10,11 @@
 
 LOFI__DECLARATIONS_BEGIN
 
-/* ---- the mirror plan ----------------------------------------------------------------------- */
+/* ---- the mirror plan ------------------------------------------------------------------------- */
 
 typedef enum lofi_scope { LOFI_SCOPE_WORLD = 0, LOFI_SCOPE_NODE = 1 } lofi_scope;
 
-/* Who issued a collective. A broadcast of a buffer by DDP and a broadcast of a batch by a script
+/* The issuer of a collective. A broadcast of a buffer by DDP and a broadcast of a batch by a script
  * look alike in size and type; only the place that issues them knows. */
 typedef enum lofi_issuer {
     LOFI_BY_USER = 0,
@@ -59,13 +59,13 @@ typedef struct lofi_plan {
     int64_t factor;     /* m, the number of nodes that the group touches; 1 without an adjustment */
     int tile;           /* 1: one result per member of the group is wanted; the result for member r
                            is the local result for place lofi_group_place(group, r) */
-    /* Of LOFI_DO_LOCAL only; the other actions leave them at -1: */
+    /* LOFI_DO_LOCAL sets these, the other actions leave them at -1: */
     int root; /* place of the root's image in this node; -1 without a root */
     int peer; /* place of the peer in this node; -1 without a peer */
 } lofi_plan;
 
 /*
- * What to do in this node about one collective. Pure: the same arguments give the same answer,
+ * Plans what this node does about one collective. Pure: the same arguments give the same answer,
  * and on every rank of a node the same plan.
  *
  * A group inside one node, and any group at world scope, is LOFI_DO_REAL. Else, at node scope:
@@ -104,7 +104,7 @@ lofi_status lofi_mirror_plan(const lofi_group *group, const lofi_call *call, lof
 uint64_t lofi_cross_bytes(const lofi_group *group, lofi_collective collective, int root_or_peer,
                           uint64_t bytes);
 
-/* ---- session: phases, scopes, statistics --------------------------------------------------- */
+/* ---- session: phases, scopes, statistics ----------------------------------------------------- */
 
 typedef enum lofi_phase {
     LOFI_PHASE_SETUP = 0,
@@ -123,7 +123,7 @@ typedef enum lofi_event {
     LOFI_EVENT_EVALUATE = 4      /* the average is in, and is used: average -> evaluate */
 } lofi_event;
 
-/* What a collective served, for the statistics. */
+/* The purpose that a collective served, for the statistics. */
 typedef enum lofi_purpose {
     LOFI_FOR_SETUP = 0,
     LOFI_FOR_TRAINING = 1,

@@ -7,7 +7,7 @@
 
 LOFI__DECLARATIONS_BEGIN
 
-/* ---- topology: which ranks make a node ---------------------------------------------------- */
+/* ---- topology: which ranks make a node ------------------------------------------------------- */
 
 /* Nodes are runs of consecutive ranks, all of the same size: node k holds the ranks
  * k * L ... k * L + L - 1. */
@@ -53,11 +53,11 @@ int lofi_topology_world_size(const lofi_topology *topology);
 int lofi_topology_node_size(const lofi_topology *topology);  /* L */
 int lofi_topology_node_count(const lofi_topology *topology); /* K */
 int lofi_topology_node_of(const lofi_topology *topology, int rank);
-/* Where the size came from: "node_size", "LOFI_NODE_SIZE", "LOCAL_WORLD_SIZE",
+/* The source of the size: "node_size", "LOFI_NODE_SIZE", "LOCAL_WORLD_SIZE",
  * "SLURM_NTASKS_PER_NODE" or "host names". Static storage. */
 const char *lofi_topology_source(const lofi_topology *topology);
 
-/* ---- groups: where a process group lies among the nodes ----------------------------------- */
+/* ---- groups: where a process group lies among the nodes -------------------------------------- */
 
 /* A process group of n ranks. Seen from the calling rank it has l members in the own node
  * (1 <= l <= n) and touches m nodes. The place of a member is its position among the group's

@@ -9,10 +9,10 @@ LOFI__DECLARATIONS_BEGIN
 
 /*
  * A round needs a *board*, where any member can put a word under a name, put one unless there is
- * one already, read, and wait for a name: a key-value store, a folder. Each of these is atomic, and a
- * word that was put is seen by every later read. The board is the caller's. A lofi_round is what one
- * member does on it: it says the next step, the caller takes it on the board and answers with what
- * came of it. Several processes may take part as one member if they announce the same word.
+ * one already, read, and wait for a name: a key-value store, a folder. Each of these is atomic, and
+ * a word that was put is seen by every later read. The board is the caller's. A lofi_round is what
+ * one member does on it: it says the next step, the caller takes it on the board and answers with
+ * what came of it. Several processes may take part as one member if they announce the same word.
  *
  * The first verdict that is put decides for all, so that all who learn of the round's end learn the
  * same; also those who were too late, and those whose time was up when others were still coming. A
@@ -24,9 +24,8 @@ typedef struct lofi_round lofi_round;
 typedef enum lofi_round_value_kind {
     LOFI_ROUND_NOTHING = 0, /* 0 */
     LOFI_ROUND_LEAST = 1,   /* the words are whole numbers: the smallest one */
-    LOFI_ROUND_DIFFERS =
-        2 /* the first member whose word is not the lowest member's; -1: none. Words
-                               that differ close the round at once, whoever is still to come */
+    LOFI_ROUND_DIFFERS = 2  /* the first member whose word is not the lowest member's; -1: none.
+                               Words that differ close the round at once * */
 } lofi_round_value_kind;
 
 typedef struct lofi_round_options {
@@ -43,18 +42,17 @@ typedef struct lofi_round_options {
 
 typedef enum lofi_round_step {
     LOFI_ROUND_ANNOUNCE = 0, /* put this member's word on the board */
-    LOFI_ROUND_COMPARE =
-        1,                /* put this member's word under a name for the first one of all, unless a
-                                word is there; yes: the word there then is another one */
-    LOFI_ROUND_LOOK = 2,  /* yes: close_at members, or more, have announced */
-    LOFI_ROUND_WAIT = 3,  /* yes: there is a verdict; no: there is none, and the time is up or
-                                somebody is known not to come. A member that only announces may
-                                stop here: others, or its next look, will find it */
-    LOFI_ROUND_LIST = 4,  /* words: each member's, NULL for one that has not announced */
-    LOFI_ROUND_CLOSE = 5, /* put lofi_round_verdict unless a verdict is there; verdict: the one
-                                that is there then */
-    LOFI_ROUND_READ = 6,  /* verdict: the one that is there, or NULL (only if one looks on) */
-    LOFI_ROUND_CLOSED = 7 /* there is no next step */
+    LOFI_ROUND_COMPARE = 1,  /* put this member's word under a name for the first one of all, unless
+                                a  word is there; yes: the word there then is another one */
+    LOFI_ROUND_LOOK = 2,     /* yes: close_at members, or more, have announced */
+    LOFI_ROUND_WAIT = 3,     /* yes: there is a verdict; no: there is none, and the time is up or
+                                   somebody is known not to come. A member that only announces may
+                                   stop here: others, or its next look, will find it */
+    LOFI_ROUND_LIST = 4,     /* words: each member's, NULL for one that has not announced */
+    LOFI_ROUND_CLOSE = 5,    /* put lofi_round_verdict unless a verdict is there; verdict: the one
+                                   that is there then */
+    LOFI_ROUND_READ = 6,     /* verdict: the one that is there, or NULL (only if one looks on) */
+    LOFI_ROUND_CLOSED = 7    /* there is no next step */
 } lofi_round_step;
 
 typedef struct lofi_round_answer {
@@ -80,8 +78,8 @@ lofi_round_step lofi_round_next(const lofi_round *round);
  * its step then. */
 lofi_status lofi_round_tell(lofi_round *round, const lofi_round_answer *answer);
 
-/* At LOFI_ROUND_CLOSE: the text to put. Borrowed, until the next call that changes the round. It has
- * ranges of members and the value, "0-3,5;17", so that it stays short for many members. */
+/* At LOFI_ROUND_CLOSE: the text to put. Borrowed, until the next call that changes the round. It
+ * has ranges of members and the value, "0-3,5;17", so that it stays short for many members. */
 const char *lofi_round_verdict(const lofi_round *round);
 
 /* At LOFI_ROUND_CLOSED: */
@@ -107,11 +105,10 @@ typedef struct lofi_node_report {
 
 /*
  * Decides which nodes give to an average: those that are present and finite. Pure; the same answer
- * on every rank. Writes to `members` (capacity `nodes`) the numbers of these nodes, ascending, and to
- * `member_count` how many. Of an absent node nothing else is read.
- * LOFI_INVALID for a bad weight (names the node), and for min_nodes outside of 1 ... nodes;
- * LOFI_PEER_LOST when fewer than `min_nodes` are present; LOFI_STATE when no present node is
- * finite.
+ * on every rank. Writes to `members` (capacity `nodes`) the numbers of these nodes, ascending, and
+ * to `member_count` how many. Of an absent node nothing else is read. LOFI_INVALID for a bad weight
+ * (names the node), and for min_nodes outside of 1 ... nodes; LOFI_PEER_LOST when fewer than
+ * `min_nodes` are present; LOFI_STATE when no present node is finite.
  */
 lofi_status lofi_round_members(const lofi_node_report *reports, int nodes, int min_nodes,
                                int *members, int *member_count);

@@ -80,10 +80,10 @@ int64_t lofi_find_nonfinite(lofi_dtype dtype, const void *data, size_t count);
  *   stream     A cudaStream_t or CUstream of that GPU; NULL is its default stream.
  *
  * LOFI_INVALID names the argument that is wrong; LOFI_UNSUPPORTED says why there can be no kernel:
- * the library was built without them, no driver, a GPU that they were not built for; LOFI_SYSTEM has
- * the driver's words; LOFI_NO_MEMORY. What fails later fails on the stream, as all of CUDA.
- * The kernels stay loaded in a CUDA context once used there: it must not be destroyed or reset
- * and then be used with lofi again.
+ * the library was built without them, no driver, a GPU that they were not built for; LOFI_SYSTEM
+ * has the driver's words; LOFI_NO_MEMORY. What fails later fails on the stream, as all of CUDA. The
+ * kernels stay loaded in a CUDA context once used there: it must not be destroyed or reset and then
+ * be used with lofi again.
  */
 #define LOFI_CUDA_MEAN_INPUTS 500
 lofi_status lofi_cuda_mean(lofi_dtype dtype, void *out, const void *in, size_t stride_bytes,

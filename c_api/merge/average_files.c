@@ -20,7 +20,7 @@ static lofi_status check_unchanged(const struct lofi__plan *plan)
     return LOFI_OK;
 }
 
-/* What readers would do, and the average once more. */
+/* Opens the output as a reader would, and compares it with the average taken once more. */
 static lofi_status verify(const struct lofi__plan *plan, const struct lofi__place_on_disk *disk,
                           struct lofi__stream_options *stream)
 {

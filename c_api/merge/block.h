@@ -13,7 +13,7 @@ struct lofi__block {
     uint64_t begin, count;
 };
 
-/* What one thread works with. */
+/* The buffers of one thread. */
 struct lofi__worker {
     const struct lofi__plan *plan;
     const struct lofi__kernels *kernels;

@@ -19,7 +19,7 @@ struct editor {
     struct lofi__text out;
 };
 
-/* What stands between the quotes at `value`. */
+/* Replaces the text between the quotes at `value`. */
 static void replace(struct editor *e, yyjson_val *value)
 {
     const size_t begin = (size_t)(yyjson_get_str(value) - e->parsed);
@@ -31,7 +31,7 @@ static void replace(struct editor *e, yyjson_val *value)
         e->done += e->text[e->done] == '\\' ? 2 : 1;
 }
 
-/* That of a quantization has dtypes of its own. */
+/* A part has a config of its own; that of a quantization has dtypes of another meaning. */
 static int is_part(const char *key)
 {
     return lofi__path_ends_with(key, "_config") && strcmp(key, "quantization_config") != 0;

@@ -5,9 +5,9 @@
 
 #include "lofi.h"
 
-/* Where the text names the dtype of the weights ("dtype", in older files "torch_dtype"; also in the
- * configs of parts, such as "text_config"), puts this one; `*text`, of lofi__mem, is then another.
- * What is no JSON object stays as it is, with a warning that names `path`. */
+/* Puts this dtype where the text names that of the weights ("dtype", in older files "torch_dtype";
+ * also in the configs of parts, such as "text_config"); `*text`, of lofi__mem, is then another. A
+ * text that is no JSON object stays as it is, with a warning that names `path`. */
 lofi_status lofi__config_set_dtype(const char *path, const char *dtype, char **text, size_t *bytes);
 
 #endif /* LOFI_MERGE_CONFIG_H */

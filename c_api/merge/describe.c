@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the output says of itself: where the average came from, and the index.
+ * The output says of itself where the average came from; so does the index.
  *
  * The format's metadata are text to text, so lists are JSON inside of text; a reader that knows
  * nothing of lofi carries them along.
@@ -86,7 +86,7 @@ static lofi_status add_digests(const struct lofi__plan *plan, yyjson_mut_doc *do
     return add_json(doc, object, LOFI__OURS "sha256", digests) ? LOFI_OK : LOFI_NO_MEMORY;
 }
 
-/* Where the average came from: the same in all files. */
+/* Describes the origin of the average, with the same words in all files. */
 static lofi_status describe_origin(const struct lofi__plan *plan, yyjson_mut_doc *doc,
                                    yyjson_mut_val **out)
 {
@@ -137,7 +137,7 @@ static int add_map(const struct lofi__plan *plan, yyjson_mut_doc *doc, yyjson_mu
         const char *name = first->tensors[number].entry->name;
         is_done = yyjson_mut_obj_add_str(doc, map, name, files[number]);
     }
-    /* What was added points to names, not to the list. */
+    /* The document points to the names, not to the list, which may go. */
     lofi__mem_destroy(files);
     return is_done && yyjson_mut_obj_add_val(doc, root, "weight_map", map);
 }

@@ -43,8 +43,8 @@ static uint64_t remove_doubles(struct found *list, uint64_t count)
     return kept;
 }
 
-/* Those of some files of the first input, without what an average of before has put there; and a
- * format, without which some releases of transformers refuse the file. */
+/* Adds the metadata of some files of the first input, without what an earlier average put there;
+ * and a format, without which some releases of transformers refuse the file. */
 static int add_entries(const lofi_checkpoint *from, uint64_t first, uint64_t end,
                        yyjson_mut_doc *doc, yyjson_mut_val *metadata)
 {
@@ -74,7 +74,7 @@ static int add_entries(const lofi_checkpoint *from, uint64_t first, uint64_t end
     return is_done && (has_format || yyjson_mut_obj_add_str(doc, metadata, "format", "pt"));
 }
 
-/* Those of the input's file, or of all of them if the output is cut anew. */
+/* Takes the metadata of the input's file, or of all its files if the output is cut anew. */
 static int add_metadata(const struct lofi__plan *plan, uint64_t number, yyjson_mut_val *origin,
                         yyjson_mut_doc *doc, yyjson_mut_val *metadata)
 {

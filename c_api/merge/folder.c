@@ -68,8 +68,8 @@ static int is_folder(int in, const char *name)
     return fstatat(in, name, &found, AT_SYMLINK_NOFOLLOW) == 0 && S_ISDIR(found.st_mode);
 }
 
-/* What is of no checkpoint moves, unless the new folder has one of its name. 0: it can't, for the
- * reason in errno. */
+/* Moves a file that belongs to no checkpoint, unless the new folder has one of its name. 0: it
+ * can't, for the reason in errno. */
 static int move_on(int from, int to, const char *name, int is_top)
 {
     struct stat found;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Which file each tensor of the output is in, and where.
+ * Places each tensor of the output in a file.
  *
  * Files and order are those of the first input. Where an element's size changes, the largest come
  * first, as safetensors itself writes them: readers map the data, and want it aligned.
@@ -80,8 +80,9 @@ static char *stem_of_index(const char *name)
                              (int)behind, index + strlen(".index"));
 }
 
-/* What the names of shards begin with, so that those who look for the first input's files find the
- * output's: "model", "model.fp16", "adapter_model" ... A file by itself may have any name. */
+/* The names of shards begin with this stem, so that a reader that looks for the first input's files
+ * finds the output's: "model", "model.fp16", "adapter_model" ... A file by itself may have any
+ * name. */
 static char *stem_of(const lofi_checkpoint *first)
 {
     const char *name = first->files[0].name;
@@ -118,7 +119,7 @@ static lofi_status place_jobs(struct lofi__plan *plan)
     return LOFI_OK;
 }
 
-/* Of "model.fp16", "fp16"; a point in a name that is not known is no variant. */
+/* The variant of "model.fp16" is "fp16"; a point in a name that is not known is no variant. */
 static const char *variant_of(const char *stem)
 {
     static const char *const known[] = {"model.", "adapter_model.", "diffusion_pytorch_model."};
@@ -128,7 +129,7 @@ static const char *variant_of(const char *stem)
     return NULL;
 }
 
-/* The variant stands before the ending: model.fp16.safetensors, model.safetensors.index.fp16.json. */
+/* A variant stands before the ending: model.fp16.safetensors, model.safetensors.index.fp16.json. */
 static char *index_of(const char *stem)
 {
     const char *variant = variant_of(stem);

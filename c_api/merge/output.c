@@ -160,7 +160,7 @@ lofi_status lofi__output_check(const struct lofi__plan *plan, struct lofi__place
     return LOFI_INVALID;
 }
 
-/* That of what is replaced, with bits that the work needs. */
+/* Gives the mode of the file that is replaced, with the bits that the work needs. */
 static lofi_status set_mode(const struct lofi__place_on_disk *disk, const char *path, unsigned more)
 {
     if (!disk->has_mode || chmod(path, disk->mode | more) == 0) return LOFI_OK;
@@ -309,8 +309,8 @@ static lofi_status close_files(struct lofi__place_on_disk *disk)
     return is_synced && disk->plan->is_folder ? sync_path(disk, disk->temporary) : LOFI_OK;
 }
 
-/* Where the file system can't exchange, there is no output for a moment. The new folder gets its
- * name, the old one what was the temporary one's. */
+/* On a file system that can't exchange names, there is no output for a moment. The new folder gets
+ * its name, the old one what was the temporary one's. */
 static lofi_status exchange(struct lofi__place_on_disk *disk)
 {
     if (renameat2(AT_FDCWD, disk->temporary, AT_FDCWD, disk->final, RENAME_EXCHANGE) == 0)

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What an average of files does to each tensor, and where the result goes. */
+/* The plan of an average of files: the work on each tensor, and the place of its result. */
 #ifndef LOFI_MERGE_PLAN_H
 #define LOFI_MERGE_PLAN_H
 
@@ -48,7 +48,8 @@ struct lofi__plan {
 };
 
 /* Checks the options, opens the sources, matches their tensors and lays the output out; writes
- * nothing. What the options point to is borrowed. lofi__plan_clear, also after an error and of zeros. */
+ * nothing. What the options point to is borrowed. lofi__plan_clear, also after an error and of
+ * zeros. */
 lofi_status lofi__plan_create(const lofi_average_files_options *options, struct lofi__plan *plan);
 void lofi__plan_clear(struct lofi__plan *plan);
 

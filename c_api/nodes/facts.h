@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What every rank tells every other before they agree on the nodes.
+ * Every rank tells these facts to every other before they agree on the nodes.
  *
  * One struct of a fixed size for all releases: the bootstrap gathers equal sizes only, and ranks
  * of different releases must be able to find out that they are. The numbers are in the byte
@@ -16,7 +16,7 @@
 #define LOFI__FACTS_MAGIC UINT32_C(0x69666f6c) /* "lofi" */
 #define LOFI__FACTS_LAYOUT 1
 
-/* Where a rank's request for a node size comes from. Never renumbered: it is on the wire. */
+/* The source of a rank's request for a node size. Never renumbered: it is on the wire. */
 enum lofi__size_source {
     LOFI__FROM_HOSTS = 0, /* no request: count ranks by host name */
     LOFI__FROM_ARGUMENT = 1,

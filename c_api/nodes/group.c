@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Where a process group lies among the nodes.
+ * The place of a process group among the nodes.
  *
  * Everything a collective asks is worked out once, when the group is made: a group lives as long
  * as the training and is asked at each step. The rejected alternative, to compute places on

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Which ranks make a node: gather the facts of all ranks, agree, keep three numbers.
+ * Finds the ranks that make a node: gather the facts of all ranks, agree, keep three numbers.
  *
  * Nodes are runs of consecutive ranks of one size, so the map from rank to node is a division.
  * A table of arbitrary nodes would allow more shapes, but launchers hand out ranks host by host,

@@ -15,7 +15,7 @@
 
 #include <string.h>
 
-/* Of one rank's data; the scratch holds this from or for each rank, twice. */
+/* A chunk of one rank's data; the scratch holds one from or for each rank, twice. */
 #define CHUNK_BYTES ((size_t)256 << 10)
 /* Below, one message in place of two. */
 #define WHOLE_BYTES ((size_t)4 << 10)

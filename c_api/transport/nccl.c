@@ -39,7 +39,7 @@ static const lofi__nccl_type types[LOFI_DTYPE_COUNT] = {
     [LOFI_F8_E5M2] = LOFI__NCCL_UINT8,
 };
 
-/* ---- before a task is queued --------------------------------------------------------------------- */
+/* ---- before a task is queued ----------------------------------------------------------------- */
 
 static lofi_status check_op(const lofi_task *task)
 {
@@ -137,7 +137,7 @@ static void retire(void *state, void *ticket)
     if (entered) lofi__nccl_leave(nccl);
 }
 
-/* ---- operations ---------------------------------------------------------------------------------- */
+/* ---- operations ------------------------------------------------------------------------------ */
 
 static int is_scaled(const struct run *run)
 {
@@ -203,7 +203,7 @@ static lofi__nccl_result make_op(struct run *run)
     return 0;
 }
 
-/* ---- collectives --------------------------------------------------------------------------------- */
+/* ---- collectives ----------------------------------------------------------------------------- */
 
 /* Ends a group, of which one call may have failed: the first error counts. */
 static lofi__nccl_result end_group(const struct run *run, lofi__nccl_result result)
@@ -217,10 +217,10 @@ static int is_fine(lofi__nccl_result result)
     return result == 0 || result == LOFI__NCCL_IN_PROGRESS;
 }
 
-/* What a sum with a factor is for one rank alone. Before 2.29.7 NCCL loses its last elements, and
- * those of a mean (NVIDIA/nccl issue 1950): it takes a block for each 16 KiB, at most 32 of them,
- * and rounds down what each one does. Whole pieces of 16 KiB divide evenly, and the rest has one
- * block to itself. */
+/* Multiplies, which is all that a sum with a factor does for one rank alone. Before 2.29.7 NCCL
+ * loses its last elements, and those of a mean (NVIDIA/nccl issue 1950): it takes a block for each
+ * 16 KiB, at most 32 of them, and rounds down what each one does. Whole pieces of 16 KiB divide
+ * evenly, and the rest has one block to itself. */
 static lofi__nccl_result scale(const struct run *run)
 {
     const char *in = lofi__in_slot(run->task, 0);
@@ -292,7 +292,7 @@ static lofi__nccl_result reduce_scatter(const struct run *run)
     return end_group(run, result);
 }
 
-/* What a rank gives itself. */
+/* Copies the slot that a rank gives itself. */
 static lofi__nccl_result copy_own(const struct run *run, const void *in, void *out)
 {
     if (in == out) return 0;
@@ -349,7 +349,7 @@ static lofi__nccl_result barrier(const struct run *run)
                                 run->stream);
 }
 
-/* ---- running ------------------------------------------------------------------------------------- */
+/* ---- running --------------------------------------------------------------------------------- */
 
 typedef lofi__nccl_result (*enqueue_fn)(const struct run *run);
 

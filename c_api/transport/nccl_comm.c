@@ -28,7 +28,7 @@
 /* How long the end of a communicator may wait for the others. */
 #define CLOSE_MS 5000
 
-/* ---- the device -------------------------------------------------------------------------------- */
+/* ---- the device ------------------------------------------------------------------------------ */
 
 lofi_status lofi__nccl_enter(const struct lofi__nccl *nccl)
 {
@@ -138,7 +138,7 @@ lofi_status lofi__nccl_check_data(const struct lofi__nccl *nccl, const char *wha
     return LOFI_INVALID;
 }
 
-/* ---- calls of NCCL ----------------------------------------------------------------------------- */
+/* ---- calls of NCCL --------------------------------------------------------------------------- */
 
 /* The lock is held. */
 static void drop(struct lofi__nccl *nccl)
@@ -185,7 +185,7 @@ lofi_status lofi__nccl_unlock(struct lofi__nccl *nccl, const char *where, lofi__
     return result == LOFI__NCCL_REMOTE_ERROR ? LOFI_PEER_LOST : LOFI_SYSTEM;
 }
 
-/* ---- waiting ----------------------------------------------------------------------------------- */
+/* ---- waiting --------------------------------------------------------------------------------- */
 
 static void nap(int64_t began_ns)
 {
@@ -252,7 +252,7 @@ lofi_status lofi__nccl_wait(struct lofi__nccl *nccl, const char *where, lofi__cu
     }
 }
 
-/* ---- the end ----------------------------------------------------------------------------------- */
+/* ---- the end --------------------------------------------------------------------------------- */
 
 /* Lets NCCL end what it has, for a while: ncclCommDestroy would wait for it without a limit. */
 static void finish(struct lofi__nccl *nccl)
@@ -296,7 +296,7 @@ void lofi__nccl_close(void *state, int forked)
     lofi__mem_destroy(nccl);
 }
 
-/* ---- the beginning ----------------------------------------------------------------------------- */
+/* ---- the beginning --------------------------------------------------------------------------- */
 
 struct hello {
     uint32_t magic;

@@ -4,8 +4,8 @@
  * communicator of NCCL, nccl.c runs collectives on it, nccl_memory.c serves the average.
  *
  * The communicator of NCCL is a non-blocking one: each of NCCL's functions returns soon, and says
- * later, when it is asked, whether it has done what it was told. So `lock` may be held while NCCL is
- * called, and abort, from any thread, finds nobody inside.
+ * later, when it is asked, whether it has done what it was told. So `lock` may be held while NCCL
+ * is called, and abort, from any thread, finds nobody inside.
  */
 #ifndef LOFI_TRANSPORT_NCCL_COMM_H
 #define LOFI_TRANSPORT_NCCL_COMM_H

@@ -42,8 +42,8 @@ typedef struct lofi__nccl_id {
     char internal[LOFI__NCCL_ID_BYTES];
 } lofi__nccl_id;
 
-/* That of 2.18: newer libraries read as much as `size` and `version` say, and take the rest as
- * undefined. The last field is padding in 2.18, and another one's place in newer ones. */
+/* The struct of NCCL 2.18: newer libraries read as much as `size` and `version` say, and take the
+ * rest as undefined. The last field is padding in 2.18, and another one's place in newer ones. */
 typedef struct lofi__nccl_config {
     size_t size;
     unsigned magic, version;

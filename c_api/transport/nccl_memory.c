@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* What the average does with device memory: on the communicator's own stream, in line with its
+/* The exchange's work on device memory, on the communicator's own stream, in line with its
  * collectives. */
 #define _GNU_SOURCE
 #include "transport/clock.h"

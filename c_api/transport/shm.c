@@ -65,7 +65,7 @@ static lofi_status start(struct run *run, struct lofi__shm *shm, const lofi_task
     return lofi__shm_check(shm, &run->wait);
 }
 
-/* ---- ranks in different collectives ----------------------------------------------------------- */
+/* ---- ranks in different collectives ---------------------------------------------------------- */
 
 /* Says which collective this rank is in: visible to the others with its first stage. */
 static void enter_call(struct run *run)
@@ -94,8 +94,8 @@ static lofi_status compare_call(struct run *run, int rank)
     return lofi__shm_fail(shm, &run->wait, LOFI__SHM_MISMATCH, rank);
 }
 
-/* Who only gives waits for nobody in the first stage, and compares here, at the beginning of the
- * next one: of this collective, or of the one after. */
+/* A rank that only gives waits for nobody in the first stage, and compares here, at the beginning
+ * of the next one: of this collective, or of the one after. */
 static lofi_status compare_late(struct run *run)
 {
     lofi_status st = LOFI_OK;
@@ -106,7 +106,7 @@ static lofi_status compare_late(struct run *run)
     return st;
 }
 
-/* ---- stages ------------------------------------------------------------------------------------ */
+/* ---- stages ---------------------------------------------------------------------------------- */
 
 static char *slot(const struct run *run, int rank, uint32_t stage)
 {
@@ -155,7 +155,7 @@ static size_t chunk_count(const struct run *run, int parts)
 /* Smaller chunks are not worth a thought about caches. */
 #define PACED_BYTES ((size_t)64 << 10)
 
-/* ---- movers: what a rank writes and reads in a stage of `count` elements from `begin` ---------- */
+/* ---- movers: what a rank writes and reads in a stage of `count` elements from `begin` -------- */
 
 struct mover {
     int parted; /* 1: a slot in memory has a part for each rank */
@@ -164,7 +164,7 @@ struct mover {
     void (*read)(struct run *run, uint32_t stage, size_t begin, size_t count);
 };
 
-/* Who gives, and who gets. */
+/* The ranks that give, and those that get. */
 static int gives(const struct run *run, const struct mover *mover)
 {
     return mover->from_root ? run->rank == run->task->root
@@ -370,7 +370,8 @@ static lofi_status all_reduce_flat(void *state, const lofi_task *task,
     return move(state, task, turn, &mover);
 }
 
-/* Where the piece of `rank` begins in a chunk of `count` elements; that of `count` ranks: its end. */
+/* The element at which the piece of `rank` begins in a chunk of `count`; for a rank past the last
+ * one, the chunk's end. */
 static size_t piece_begin(const struct run *run, int rank, size_t count)
 {
     const size_t line = LOFI__SHM_LINE / run->bytes;

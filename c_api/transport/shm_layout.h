@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What lies in the memory that the ranks of a communicator share:
+ * The memory that the ranks of a communicator share holds
  *
  *   header | one record for each rank | two slots for each rank
  *
@@ -22,7 +22,7 @@
  * another one writes. */
 #define LOFI__SHM_LINE 128
 
-/* What a rank is in, so that the others can see whether they are in the same. */
+/* The collective that a rank is in, so that the others can see whether they are in the same. */
 struct lofi__shm_call {
     uint32_t number; /* of this collective: an older record is never taken for a newer one */
     uint8_t collective, dtype, op, reserved;

@@ -147,7 +147,7 @@ static lofi_status share(struct lofi__shm *shm, int kind, size_t slot_bytes,
     return first_problem(all, members);
 }
 
-/* Who waits for this rank, now or later, looks at `left` between two slices. */
+/* A rank that waits for this one, now or later, looks at `left` between two slices. */
 static void leave(struct lofi__shm *shm)
 {
     if (shm->segment.header != NULL)
@@ -166,7 +166,7 @@ static lofi_status share_any(struct lofi__shm *shm, unsigned kinds, size_t slot_
     for (int kind = 0; kind < LOFI__SHM_KINDS && agreed && st == LOFI_SYSTEM; kind++) {
         if ((kinds >> kind & 1) == 0) continue;
         st = share(shm, kind, slot_bytes, allgather, ctx, all, &agreed);
-        /* Whatever became of it, nobody comes to map it any more. */
+        /* Nobody comes to map it any more, whatever became of it. */
         if (st != LOFI_OK)
             leave(shm);
         else

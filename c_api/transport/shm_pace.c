@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * A slot that is written again lies in the cache of the core that has read it. Where the cores share
- * the next level, taking it from there costs nothing: a copy into a slot is as fast as one into
- * private memory. Where they do not (two sockets, two core complexes of a package, a virtual machine
- * whose cores the host has moved apart) each line is asked for across: seen on one machine within a
- * minute, 25 MiB in 3 ms and in 16. Stores past the caches ask for no line. They cost more where
- * caches are shared, because the reader then streams from memory: 5 ms; but they cost that anywhere.
+ * A slot that is written again lies in the cache of the core that has read it. Where the cores
+ * share the next level, taking it from there costs nothing: a copy into a slot is as fast as one
+ * into private memory. Where they do not (two sockets, two core complexes of a package, a virtual
+ * machine whose cores the host has moved apart) each line is asked for across: seen on one machine
+ * within a minute, 25 MiB in 3 ms and in 16. Stores past the caches ask for no line. They cost more
+ * where caches are shared, because the reader then streams from memory: 5 ms; but they cost that
+ * anywhere.
  *
  * Which is the case is measured, not read from a description of the machine, which virtual machines
  * make up: now and then a few chunks are written in the other way, and it is kept if it is faster

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: MIT */
-/* Which processes share a machine, and whether they are alive. */
+/* Tells which processes share a machine, and whether they are alive. */
 #ifndef LOFI_TRANSPORT_SHM_PEER_H
 #define LOFI_TRANSPORT_SHM_PEER_H
 
 #include "lofi.h"
 
-/* What tells one machine from another: the boot of its kernel, and the namespaces without which
+/* These tell one machine from another: the boot of its kernel, and the namespaces without which
  * processes can't share memory, watch each other, or are set apart on purpose (network). Sent
  * between ranks as bytes. */
 struct lofi__host {

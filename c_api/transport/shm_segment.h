@@ -12,7 +12,7 @@ enum lofi__shm_kind {
     LOFI__SHM_KINDS = 2
 };
 
-/* Where the others find it. Sent between ranks as bytes. */
+/* The place where the others find the memory. Sent between ranks as bytes. */
 struct lofi__shm_place {
     int32_t kind;
     int32_t pid, fd;

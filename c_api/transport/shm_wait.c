@@ -5,8 +5,8 @@
  * the core. With more ranks than cores it does not poll: whoever polls keeps off the core the very
  * rank it waits for. In the background the caller's own computation wants it. Else nobody does, and
  * a long poll is better than a sleep, also because of what follows one: a kernel wakes a process on
- * the core of its waker, where two ranks then take turns while the other core idles; only as long as
- * both want to run does it move one of them.
+ * the core of its waker, where two ranks then take turns while the other core idles; only as long
+ * as both want to run does it move one of them.
  *
  * A sleep is cut into slices. Between them the sleeper looks at what no futex can wake it for:
  * its deadline, and whether the other process still exists.
@@ -40,7 +40,7 @@
 static void futex_wait(_Atomic uint32_t *word, uint32_t seen, int64_t limit_ns)
 {
     struct timespec limit = {.tv_sec = limit_ns / 1000000000, .tv_nsec = limit_ns % 1000000000};
-    /* Whatever it returns, the caller looks again. */
+    /* The caller looks again, whatever this returns. */
     syscall(SYS_futex, (uint32_t *)(uintptr_t)word, FUTEX_WAIT, seen, &limit, NULL, 0);
 }
 
@@ -66,7 +66,7 @@ static int has_reached(const struct lofi__shm_rank *rank, uint32_t stage)
 
 /* ---- the end of a communicator --------------------------------------------------------------- */
 
-/* Of `number` only which of the two records it is. */
+/* Keeps of `number` only which of the two records it is. */
 static uint64_t pack(enum lofi__shm_reason reason, int culprit, int reporter, uint32_t number)
 {
     return (uint64_t)(number % LOFI__SHM_SLOTS) << 56 | (uint64_t)reason << 48 |

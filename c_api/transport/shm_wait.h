@@ -40,7 +40,7 @@ enum lofi__shm_reason {
     LOFI__SHM_ABORTED = 4   /* `culprit` asked for it */
 };
 
-/* What a wait is for: errors name it. */
+/* The purpose of a wait, which errors name. */
 struct lofi__shm_wait {
     const struct lofi__turn *turn;
     lofi_collective collective;

@@ -12,7 +12,7 @@
 
 #define LOFI__NAME_BYTES 64
 
-/* Who a communicator connects, for work and for errors. Outlives the transport's state. */
+/* The ranks that a communicator connects. It outlives the transport's state. */
 struct lofi__members {
     int rank, count;
     int *label;                  /* `count` numbers by which errors call the ranks */
@@ -26,9 +26,9 @@ struct lofi__turn {
     void *ticket;        /* of issue; NULL without one */
 };
 
-/* What the average does with the memory that a transport moves. All but `allocate`, `release` and
- * `wait` may return before they are done: they and collectives of the same state, once issued, run
- * in order. Errors are sentences. */
+/* An exchange works through these on the memory that a transport moves. All but `allocate`,
+ * `release` and `wait` may return before they are done: they and collectives of the same state,
+ * once issued, run in order. Errors are sentences. */
 struct lofi__memory {
     const char *name; /* "device memory" */
     /* LOFI_INVALID if `data` is none of it. */
@@ -38,7 +38,7 @@ struct lofi__memory {
     void (*release)(void *state, void *memory); /* NULL is a no-op */
     lofi_status (*copy)(void *state, void *to, const void *from, size_t bytes);
     lofi_status (*zero)(void *state, void *to, size_t bytes);
-    /* As lofi_mean; the inputs lie at equal distances. */
+    /* Takes the mean as lofi_mean does; the inputs lie at equal distances. */
     lofi_status (*mean)(void *state, lofi_dtype dtype, void *out, const void *const *in,
                         const double *weights, int inputs, size_t count);
     /* Until all of the above, and what the caller had begun before, is done. */
@@ -74,7 +74,7 @@ extern const struct lofi__transport lofi__transport_shm;
 extern const struct lofi__transport lofi__transport_host;
 extern const struct lofi__transport lofi__transport_nccl;
 
-/* ---- what every transport does with a task ------------------------------------------------- */
+/* ---- what every transport does with a task --------------------------------------------------- */
 
 static inline size_t lofi__smaller(size_t a, size_t b)
 {

@@ -136,7 +136,7 @@ static inline lofi_status gpus_split(struct gpu *gpu, lofi_comm *parent, int col
     return lofi_comm_create(&options, NULL, NULL, out);
 }
 
-/* ---- running ---- */
+/* ---- running --------------------------------------------------------------------------------- */
 
 struct gpus_job {
     struct gpu gpu;
@@ -185,7 +185,7 @@ static inline void gpus_run(int count, void (*job)(struct gpu *), void *arg)
     EXPECT(nccl.comms == 0 && nccl.ops == 0 && nccl.misuses == 0);
 }
 
-/* ---- device memory ---- */
+/* ---- device memory --------------------------------------------------------------------------- */
 
 static inline void *gpus_alloc(const struct gpu *gpu, size_t bytes)
 {

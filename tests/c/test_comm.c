@@ -14,7 +14,7 @@
 
 #define MOST_COUNT 5000
 
-/* ---- host functions over pipes ---------------------------------------------------------------- */
+/* ---- host functions over pipes --------------------------------------------------------------- */
 
 struct pipes {
     int fd[RANKS_MOST][RANKS_MOST][2]; /* [from][to] */
@@ -88,7 +88,7 @@ static struct pipes *make_pipes(int count)
     return pipes;
 }
 
-/* ---- a case --------------------------------------------------------------------------------- */
+/* ---- a case ---------------------------------------------------------------------------------- */
 
 struct suite {
     const char *transport;
@@ -235,7 +235,7 @@ static void run_way(lofi_comm *comm, const struct way *way, struct buffers *b)
     }
 }
 
-/* ---- the suite -------------------------------------------------------------------------------- */
+/* ---- the suite ------------------------------------------------------------------------------- */
 
 static const size_t counts[] = {0, 1, 31, 512, 1000, 1537, MOST_COUNT};
 

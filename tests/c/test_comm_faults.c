@@ -55,7 +55,7 @@ static void expect_broken(lofi_comm *comm)
     EXPECT(strncmp(first, lofi_last_error(), strlen(first)) == 0);
 }
 
-/* ---- death, stop, departure -------------------------------------------------------------------- */
+/* ---- death, stop, departure ------------------------------------------------------------------ */
 
 static int killed(struct rank *rank)
 {
@@ -185,7 +185,7 @@ static int aborted(struct rank *rank)
     return test_failures != 0;
 }
 
-/* ---- ranks that do not do the same ------------------------------------------------------------- */
+/* ---- ranks that do not do the same ----------------------------------------------------------- */
 
 struct difference {
     lofi_task others, victims;
@@ -272,7 +272,7 @@ static int gives_only(struct rank *rank)
     return test_failures != 0;
 }
 
-/* ---- the memory -------------------------------------------------------------------------------- */
+/* ---- the memory ------------------------------------------------------------------------------ */
 
 static void test_headers(void)
 {
@@ -438,7 +438,7 @@ static void run_as_root(const char *what, int (*job)(struct rank *))
     }
 }
 
-/* ---- misuse ------------------------------------------------------------------------------------ */
+/* ---- misuse ---------------------------------------------------------------------------------- */
 
 static int forks(struct rank *rank)
 {

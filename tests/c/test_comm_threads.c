@@ -110,7 +110,7 @@ static void test_ranks(int crowded)
     lofi__segment_close(&segment);
 }
 
-/* ---- one communicator, many threads ------------------------------------------------------------ */
+/* ---- one communicator, many threads ---------------------------------------------------------- */
 
 struct poster {
     lofi_comm *comm;

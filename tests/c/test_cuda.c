@@ -48,7 +48,7 @@ static int pending(int device, lofi__cu_stream stream)
     return count;
 }
 
-/* ---- the same bits as lofi_mean, later ---- */
+/* ---- the same bits as lofi_mean, later ------------------------------------------------------- */
 
 #define INPUTS 5
 #define STRIDE 4096
@@ -173,7 +173,7 @@ static void test_pool(void)
     fake_cuda_free(memory);
 }
 
-/* ---- refused ---- */
+/* ---- refused --------------------------------------------------------------------------------- */
 
 static void test_refused(void)
 {
@@ -245,7 +245,7 @@ static void test_most_inputs(void)
     fake_cuda_free(memory);
 }
 
-/* ---- the driver fails ---- */
+/* ---- the driver fails ------------------------------------------------------------------------ */
 
 /* On a device where nothing was loaded yet. */
 static void test_failures_of_load(int device)
@@ -312,7 +312,7 @@ static void test_capture(int device)
     fake_cuda_free(memory);
 }
 
-/* ---- threads that never used CUDA, two on each device ---- */
+/* ---- threads that never used CUDA, two on each device ---------------------------------------- */
 
 #define THREADS 8
 

@@ -46,7 +46,7 @@ static const struct format formats[] = {
 static _Alignas(16) char data[INPUTS][BUFFER], saved[INPUTS][BUFFER];
 static _Alignas(16) char out[BUFFER], expected[BUFFER];
 
-/* ---- one mean, by so many threads ---- */
+/* ---- one mean, by so many threads ------------------------------------------------------------ */
 
 static struct lofi__cuda_mean parameters(const struct format *f, const double *weights, int inputs,
                                          size_t count, int in_packs)
@@ -107,7 +107,7 @@ static void check(const struct format *f, const double *weights, int inputs, siz
     }
 }
 
-/* ---- inputs ---- */
+/* ---- inputs ---------------------------------------------------------------------------------- */
 
 enum { TAME, WILD, SUBNORMAL, CLOSE, KINDS };
 

@@ -66,7 +66,7 @@ static void test_order(int with_event)
     fake_cuda_free(a);
 }
 
-/* ---- operations that wait for each other, as those of ranks do ---- */
+/* ---- operations that wait for each other, as those of ranks do ------------------------------- */
 
 struct meeting {
     int arrived;

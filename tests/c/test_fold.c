@@ -35,7 +35,7 @@ static int is_defined(lofi_op op, lofi_dtype dtype)
     return is_float(dtype) ? !is_bitwise : op != LOFI_AVG;
 }
 
-/* ---- elements ---- */
+/* ---- elements -------------------------------------------------------------------------------- */
 
 static uint64_t bits_at(lofi_dtype dtype, const void *data, size_t i)
 {
@@ -124,7 +124,7 @@ static int all_same(lofi_dtype dtype, const void *a, const void *b, size_t count
     return 1;
 }
 
-/* ---- the truth ---- */
+/* ---- the truth ------------------------------------------------------------------------------- */
 
 /* To the precision of sums. Sum, product and quotient of floats in double, rounded to float, are
  * those of float: a double has more than twice the bits. */
@@ -205,7 +205,7 @@ static void check_true(lofi_op op, lofi_dtype dtype, const void *const *in, int 
     }
 }
 
-/* ---- patterns ---- */
+/* ---- patterns -------------------------------------------------------------------------------- */
 
 static const struct {
     int exponent_bits, mantissa_bits;
@@ -257,7 +257,7 @@ static double factor_of(lofi_dtype dtype, unsigned i)
     return (is_float(dtype) ? floats : integers)[i % 8];
 }
 
-/* ---- scalar against the truth ---- */
+/* ---- scalar against the truth ---------------------------------------------------------------- */
 
 static _Alignas(64) unsigned char data[MAX_INPUTS][BUFFER_BYTES];
 
@@ -313,7 +313,7 @@ static void test_pairs(lofi_op op, lofi_dtype dtype)
     }
 }
 
-/* ---- other tables against scalar ---- */
+/* ---- other tables against scalar ------------------------------------------------------------- */
 
 static _Alignas(64) unsigned char output[BUFFER_BYTES], expected[BUFFER_BYTES];
 
@@ -403,7 +403,7 @@ static void test_folds(void)
         }
 }
 
-/* ---- the parts of the mean ---- */
+/* ---- the parts of the mean ------------------------------------------------------------------- */
 
 static double sums[MAX_COUNT + SHIFTS], expected_sums[MAX_COUNT + SHIFTS];
 

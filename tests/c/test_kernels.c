@@ -63,7 +63,7 @@ static void test_narrow_far(const struct format *f)
     }
 }
 
-/* ---- the mean through the public function ---- */
+/* ---- the mean through the public function ---------------------------------------------------- */
 
 #define COUNT 3001 /* several blocks, and a rest */
 #define INPUTS 5

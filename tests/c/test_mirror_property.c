@@ -49,7 +49,7 @@ struct world_case {
 static lofi_topology *topologies[MAX_NODES + 1][MAX_LOCAL + 1][MAX_RANKS];
 static unsigned long verdicts[5]; /* by action, and refused last */
 
-/* ---- the model's own view of a group ---- */
+/* ---- the model's own view of a group --------------------------------------------------------- */
 
 static int node_of(const struct world_case *c, int member)
 {
@@ -87,7 +87,7 @@ static void count_nodes(struct world_case *c)
     }
 }
 
-/* ---- the real collective, on any list of participants ---- */
+/* ---- the real collective, on any list of participants ---------------------------------------- */
 
 static uint64_t combine(const struct world_case *c, uint64_t a, uint64_t b)
 {
@@ -171,7 +171,7 @@ static struct data run_collective(const struct world_case *c, const struct data 
     }
 }
 
-/* ---- the verdict, from the table ---- */
+/* ---- the verdict, from the table ------------------------------------------------------------- */
 
 enum verdict { REAL, LOCAL, NOTHING, IMPLICIT, REFUSED };
 
@@ -219,7 +219,7 @@ static int allows_bool(const struct world_case *c, const lofi_plan *plan)
     return plan->adjust == LOFI_ADJUST_NONE || plan->adjust == LOFI_ADJUST_ZERO;
 }
 
-/* ---- the two results ---- */
+/* ---- the two results ------------------------------------------------------------------------- */
 
 static struct data model_result(const struct world_case *c, int me)
 {
@@ -359,7 +359,7 @@ static int check_member(const struct world_case *c, int me)
     return ok;
 }
 
-/* ---- random cases ---- */
+/* ---- random cases ---------------------------------------------------------------------------- */
 
 static void shuffle(uint64_t *seed, int *list, int count)
 {

@@ -14,7 +14,7 @@
 #define MOST_COUNT 1000
 #define FACTOR 3
 
-/* ---- numbers ------------------------------------------------------------------------------------- */
+/* ---- numbers --------------------------------------------------------------------------------- */
 
 static int is_unsigned(lofi_dtype dtype)
 {
@@ -80,7 +80,7 @@ static double decode(lofi_dtype dtype, const char *from)
     }
 }
 
-/* ---- a case -------------------------------------------------------------------------------------- */
+/* ---- a case ---------------------------------------------------------------------------------- */
 
 struct way {
     lofi_task task;
@@ -213,7 +213,7 @@ static void run_way(struct gpu *gpu, lofi_comm *comm, const struct way *way, str
         CHECK(out[(size_t)(out_slots - 1) * distance + bytes] == 0x5a);
 }
 
-/* ---- all collectives ----------------------------------------------------------------------------- */
+/* ---- all collectives ------------------------------------------------------------------------- */
 
 static const size_t counts[] = {0, 1, 33, MOST_COUNT};
 
@@ -357,7 +357,7 @@ static void premul(struct gpu *gpu)
     lofi_comm_destroy(comm);
 }
 
-/* ---- streams ------------------------------------------------------------------------------------- */
+/* ---- streams --------------------------------------------------------------------------------- */
 
 static lofi__cu_result wait_for_flag(void *ctx)
 {
@@ -459,7 +459,7 @@ static void many_posts(struct gpu *gpu)
     fake_cuda_free(data);
 }
 
-/* ---- parents ------------------------------------------------------------------------------------- */
+/* ---- parents --------------------------------------------------------------------------------- */
 
 static int sum_of_ones(struct gpu *gpu, lofi_comm *comm)
 {

@@ -116,7 +116,7 @@ static void average(struct gpu *gpu)
     close_comms(&comms);
 }
 
-/* ---- what is refused ----------------------------------------------------------------------------- */
+/* ---- what is refused ------------------------------------------------------------------------- */
 
 static lofi_comm *open_self(void)
 {

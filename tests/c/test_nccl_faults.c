@@ -13,7 +13,7 @@
 #define SHORT_MS 500 /* a deadline that is to pass */
 #define LONG_MS 20000
 
-/* ---- out of memory ------------------------------------------------------------------------------- */
+/* ---- out of memory --------------------------------------------------------------------------- */
 
 static _Thread_local int until_failure =
     -1; /* allocations that succeed before one fails; -1: all */
@@ -83,7 +83,7 @@ static lofi_status sum(lofi_comm *comm, int32_t *data)
     return lofi_all_reduce(comm, data, data, 64, LOFI_I32, LOFI_SUM);
 }
 
-/* ---- making one ---------------------------------------------------------------------------------- */
+/* ---- making one ------------------------------------------------------------------------------ */
 
 static void on_device_99(struct gpu *gpu, lofi_comm_options *options)
 {
@@ -204,7 +204,7 @@ static void bad_options(struct gpu *gpu)
     lofi_comm_destroy(parent);
 }
 
-/* ---- splits that go wrong ------------------------------------------------------------------------ */
+/* ---- splits that go wrong -------------------------------------------------------------------- */
 
 static void wrong_split(struct gpu *gpu)
 {
@@ -258,7 +258,7 @@ static void failed_split(struct gpu *gpu)
     lofi_comm_destroy(world);
 }
 
-/* ---- tasks that are refused ---------------------------------------------------------------------- */
+/* ---- tasks that are refused ------------------------------------------------------------------ */
 
 static void refusals(struct gpu *gpu)
 {
@@ -324,7 +324,7 @@ static void refusals(struct gpu *gpu)
     fake_cuda_free(data);
 }
 
-/* ---- collectives that go wrong ------------------------------------------------------------------- */
+/* ---- collectives that go wrong --------------------------------------------------------------- */
 
 static void late(struct gpu *gpu)
 {
@@ -451,7 +451,7 @@ static void refused_call(struct gpu *gpu)
     fake_cuda_free(data);
 }
 
-/* ---- abort --------------------------------------------------------------------------------------- */
+/* ---- abort ----------------------------------------------------------------------------------- */
 
 static void *abort_soon(void *comm)
 {
@@ -534,7 +534,7 @@ static void abort_race(struct gpu *gpu)
     fake_cuda_free(data);
 }
 
-/* ---- the end ------------------------------------------------------------------------------------- */
+/* ---- the end --------------------------------------------------------------------------------- */
 
 /* NCCL does not come to an end: it is aborted. */
 static void stuck_end(struct gpu *gpu)

@@ -82,7 +82,7 @@ static int probe(struct rank *rank)
     return test_failures != 0;
 }
 
-/* ---- device memory ---- */
+/* ---- device memory --------------------------------------------------------------------------- */
 
 static float *device(const struct gpu *gpu, size_t bytes)
 {
@@ -106,7 +106,7 @@ static void take(const struct gpu *gpu, void *to, const void *from, size_t bytes
         ranks_sleep(50e-6);
 }
 
-/* ---- collectives ---- */
+/* ---- collectives ----------------------------------------------------------------------------- */
 
 static float number(int rank, size_t slot)
 {

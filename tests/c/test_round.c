@@ -19,7 +19,7 @@
 #define MEMBERS_MOST PROCESSES_MOST
 #define GONE 8 /* in place of a step: the process has ended */
 
-/* ---- a state of all processes and the board, packed into two words ------------------------------ */
+/* ---- a state of all processes and the board, packed into two words --------------------------- */
 
 struct process {
     unsigned step, is_early, is_in, listed,
@@ -59,7 +59,7 @@ static struct key pack(const struct state *s)
     return (struct key){half[0] + 1, half[1]}; /* never all zeros, which is an empty slot */
 }
 
-/* ---- states that were visited, with the number of orders from there ----------------------------- */
+/* ---- states that were visited, with the number of orders from there -------------------------- */
 
 #define SLOTS (1u << 22)
 static struct key *keys;
@@ -77,7 +77,7 @@ static size_t slot_of(struct key key)
     return slot;
 }
 
-/* ---- one step of one process, by liblofi ------------------------------------------------------- */
+/* ---- one step of one process, by liblofi ----------------------------------------------------- */
 
 static unsigned bits_of(const struct lofi_round *round)
 {
@@ -204,7 +204,7 @@ static void advance(struct state *s, int p, int yes)
     lofi_round_destroy(round);
 }
 
-/* ---- all orders --------------------------------------------------------------------------------- */
+/* ---- all orders ------------------------------------------------------------------------------ */
 
 static double visit(const struct state *s);
 
@@ -363,7 +363,7 @@ static void test_several_processes_for_a_member(void)
         }
 }
 
-/* ---- texts -------------------------------------------------------------------------------------- */
+/* ---- texts ----------------------------------------------------------------------------------- */
 
 static void test_verdicts_are_read_as_written(void)
 {
@@ -425,7 +425,7 @@ static void test_progress(void)
     ASSERT(lofi_progress_is_past("end", 3) && lofi_progress_is_past("failed", 1000));
 }
 
-/* ---- single rounds ------------------------------------------------------------------------------ */
+/* ---- single rounds --------------------------------------------------------------------------- */
 
 static lofi_round *at_list(lofi_round_value_kind of_kind, int members)
 {

@@ -289,7 +289,7 @@ static void test_damage(void)
     }
 }
 
-/* ---- ranks as threads, through the public function ---- */
+/* ---- ranks as threads, through the public function ------------------------------------------- */
 
 struct meeting {
     pthread_barrier_t barrier;
