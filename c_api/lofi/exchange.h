@@ -44,7 +44,7 @@ typedef struct lofi_exchange_shape {
                                each rank's own, such as shards: SHARE then has no one to go to */
     int gives;              /* 0: this node takes the result, and gives nothing */
     int slots;              /* chunks under way at once, each in buffers of its own, >= 1; from 3 on
-                               the steps of successive chunks are interleaved, so that they overlap */
+                               steps of successive chunks are interleaved, so that they overlap */
     uint64_t chunk_count; /* elements of a chunk at most, >= 1; rounded up to a multiple of K * L */
 } lofi_exchange_shape;
 #define LOFI_EXCHANGE_SHAPE_INIT                                                                   \

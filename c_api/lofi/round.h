@@ -25,7 +25,7 @@ typedef enum lofi_round_value_kind {
     LOFI_ROUND_NOTHING = 0, /* 0 */
     LOFI_ROUND_LEAST = 1,   /* the words are whole numbers: the smallest one */
     LOFI_ROUND_DIFFERS = 2  /* the first member whose word is not the lowest member's; -1: none.
-                               Words that differ close the round at once * */
+                               Words that differ close the round at once */
 } lofi_round_value_kind;
 
 typedef struct lofi_round_options {
