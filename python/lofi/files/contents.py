@@ -4,13 +4,19 @@
 import argparse
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 import torch.serialization
 
-is_saving = False  # this module writes: the watch over the script's own files looks away
+_saving = threading.local()
+
+
+def is_saving() -> bool:
+    """Whether this thread is within `save`: the watch over the script's own files looks away."""
+    return getattr(_saving, "is_on", False)
 
 
 def load_pickled(path: str) -> Any:
@@ -69,8 +75,7 @@ def save(
     folder = os.path.dirname(path)
     handle, temporary = tempfile.mkstemp(dir=folder, prefix=os.path.basename(path) + ".")
     os.close(handle)
-    global is_saving
-    is_saving = True
+    _saving.is_on = True
     try:
         if path.endswith(".safetensors"):
             from safetensors.torch import save_file
@@ -86,4 +91,4 @@ def save(
         os.unlink(temporary)
         raise
     finally:
-        is_saving = False
+        _saving.is_on = False

@@ -80,7 +80,7 @@ def _note(path: Any) -> None:
     here = job.current()
     if not here.spans_nodes or here.pid != os.getpid():
         return
-    if contents.is_saving:  # lofi's own files are none of the script's
+    if contents.is_saving():  # lofi's own files are none of the script's
         return
     events.save(os.path.abspath(os.fspath(path)))
 

@@ -6,7 +6,7 @@ Tables by identity, never attributes: a deep copy or a pickle of a model must no
 
 import weakref
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -40,21 +40,27 @@ _table: PerJob[dict[int, tuple[Any, Target]]] = PerJob(dict)
 _copies: "weakref.WeakKeyDictionary[torch.nn.Module, Any]" = weakref.WeakKeyDictionary()
 
 
-# Under the launcher the function that made a model may return before the end, where the model is
-# averaged; so this list keeps models and copies alive. None: nothing is kept.
-_kept: list[torch.nn.Module] | None = None
+@dataclass
+class _Kept:
+    """Under the launcher the function that made a model may return before the end, where the model
+    is averaged; so this keeps models and copies alive."""
+
+    is_on: bool = False
+    modules: list[torch.nn.Module] = field(default_factory=list)
+
+
+_kept = _Kept()
 
 
 def keep_alive() -> None:
-    global _kept
-    _kept = []
+    _kept.is_on = True
 
 
 def _keep(module: torch.nn.Module) -> None:
-    if _kept is not None:
+    if _kept.is_on:
         # A model that is wrapped again replaces its former wrapper.
-        _kept[:] = [other for other in _kept if inner(other) is not inner(module)]
-        _kept.append(module)
+        others = [other for other in _kept.modules if inner(other) is not inner(module)]
+        _kept.modules = [*others, module]
 
 
 def add_copy(copy: torch.nn.Module, source: torch.nn.Module) -> None:
