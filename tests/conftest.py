@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+import os
 import tempfile
 
 import pytest
@@ -13,3 +14,10 @@ def _temporary_files(tmp_path_factory):
         patch.setenv("TMPDIR", folder)
         patch.setattr(tempfile, "tempdir", folder)
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith("LOFI_") and not name.startswith("LOFI_TEST_"):
+            monkeypatch.delenv(name)

@@ -25,7 +25,7 @@ REASON = requires_root_and_netns()
 pytestmark = pytest.mark.skipif(REASON is not None, reason=REASON or "")
 needs_torch = pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="torch is missing")
 
-HERE = Path(__file__).resolve().parent
+HERE = Path(__file__).resolve().parents[1] / "harness" / "cluster"
 WORKERS = HERE / "workers"
 MIB = 1 << 20
 

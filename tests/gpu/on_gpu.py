@@ -16,8 +16,8 @@ import torch
 import torch.distributed as dist
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests" / "python"))
-from ranks import Failed, run_ranks  # noqa: E402
+sys.path.insert(0, str(ROOT / "tests"))
+from harness.ranks import Failed, run_ranks  # noqa: E402
 
 __all__ = ["DEVICE", "REFERENCE", "Failed", "begin", "cuda_only", "device", "needs_gpu", "run"]
 

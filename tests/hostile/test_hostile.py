@@ -3,13 +3,10 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
-import pytest
-
-sys.path.insert(0, os.path.dirname(__file__))
 import corpus
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = os.environ.get("LOFI_TEST_PROGRAM", str(ROOT / "build" / "gcc" / "lofi"))

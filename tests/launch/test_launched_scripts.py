@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from launched import WRAPPED, launch, launched, load, mean
-from rank_jobs import equal, job, raised
-from ranks import run_ranks
+from harness.launched import WRAPPED, launch, launched, load, mean
+from harness.rank_jobs import equal, job, raised
+from harness.ranks import run_ranks
 
 # ---- how a script begins -------------------------------------------------------------------------
 

@@ -7,7 +7,7 @@ import pickle
 import pytest
 import torch
 import torch.distributed as dist
-from ranks import run_ranks
+from harness.ranks import run_ranks
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 

@@ -5,8 +5,8 @@ import json
 
 import pytest
 import torch
-from launched import launch, load
-from rank_jobs import equal
+from harness.launched import launch, load
+from harness.rank_jobs import equal
 
 pytest.importorskip("transformers")
 

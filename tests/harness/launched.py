@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from rank_jobs import captured_stderr, equal, leave_together, mean_of
-from ranks import run_ranks
+from harness.rank_jobs import captured_stderr, equal, leave_together, mean_of
+from harness.ranks import run_ranks
 from torch.distributed import distributed_c10d as c10d
 
 HEAD = """

@@ -5,8 +5,8 @@ import time
 
 import pytest
 import torch
-from launched import WRAPPED, launch, load
-from rank_jobs import equal
+from harness.launched import WRAPPED, launch, load
+from harness.rank_jobs import equal
 
 # Two nodes of two ranks each; `note_own` is for the test.
 START = """

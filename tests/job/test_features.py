@@ -10,7 +10,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from ranks import free_port
+from harness.ranks import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 LINE = """

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch.distributed as dist
-from ranks import run_ranks
+from harness.ranks import run_ranks
 
 SECONDS = 20.0
 

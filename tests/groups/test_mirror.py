@@ -12,12 +12,21 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-import collectives
 import pytest
 import torch
 import torch.distributed as dist
-from collectives import PREMUL_DTYPES, PREMUL_FACTOR, Call, Feed, Outcome, frozen, outcome, quiet
-from ranks import run_ranks
+from harness import collectives
+from harness.collectives import (
+    PREMUL_DTYPES,
+    PREMUL_FACTOR,
+    Call,
+    Feed,
+    Outcome,
+    frozen,
+    outcome,
+    quiet,
+)
+from harness.ranks import run_ranks
 
 SOME_DTYPES = (torch.float32, torch.bfloat16, torch.int64, torch.bool)
 FEW_DTYPES = (torch.float32, torch.int32)

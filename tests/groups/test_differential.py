@@ -16,12 +16,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-import collectives
 import pytest
 import torch
 import torch.distributed as dist
-from collectives import Call, Feed, Outcome, frozen, outcome, quiet
-from ranks import run_ranks
+from harness import collectives
+from harness.collectives import Call, Feed, Outcome, frozen, outcome, quiet
+from harness.ranks import run_ranks
 
 DATA_DTYPES = {
     2: (torch.float32, torch.bfloat16, torch.int64, torch.bool, torch.complex64),

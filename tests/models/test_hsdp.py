@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from rank_jobs import (
+from harness.rank_jobs import (
     Raised,
     Weights,
     batch,
@@ -22,7 +22,7 @@ from rank_jobs import (
     run_nodes,
     weights,
 )
-from ranks import run_ranks
+from harness.ranks import run_ranks
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh

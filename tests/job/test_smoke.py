@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 import torch
 import torch.distributed as dist
-from ranks import run_ranks
+from harness.ranks import run_ranks
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel as DDP
 

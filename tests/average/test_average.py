@@ -10,7 +10,7 @@ from fractions import Fraction
 import pytest
 import torch
 import torch.distributed as dist
-from ranks import Failed, run_ranks
+from harness.ranks import Failed, run_ranks
 from torch import nn
 
 # mantissa bits (with the hidden one), smallest exponent of a subnormal, largest finite value

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 import torch.distributed.nn.functional as dist_fn
-from rank_jobs import (
+from harness.rank_jobs import (
     batch,
     captured_stderr,
     check_all_equal,

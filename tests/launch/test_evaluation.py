@@ -7,8 +7,8 @@ import re
 
 import pytest
 import torch
-from launched import launch, load
-from rank_jobs import equal
+from harness.launched import launch, load
+from harness.rank_jobs import equal
 
 # note(label): the model's first weight as the script sees it now. own_and_average(): for the test.
 TOOLS = """

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from rank_jobs import captured_stderr, job, net, raised, run_nodes, train
-from ranks import run_ranks
+from harness.rank_jobs import captured_stderr, job, net, raised, run_nodes, train
+from harness.ranks import run_ranks
 
 TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
 

@@ -12,12 +12,12 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-import collectives
 import pytest
 import torch
 import torch.distributed as dist
-from collectives import Feed, outcome
-from ranks import run_ranks
+from harness import collectives
+from harness.collectives import Feed, outcome
+from harness.ranks import run_ranks
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel as DDP
 

@@ -10,11 +10,11 @@ import time
 from typing import Any
 
 import lofi
-import mocked
 import pytest
 import torch
 import torch.distributed as dist
-from ranks import run_ranks
+from harness import mocked
+from harness.ranks import run_ranks
 
 NODES, SIZE = 2, 2
 RANKS = NODES * SIZE

@@ -15,12 +15,12 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-import collectives
 import pytest
 import torch
 import torch.distributed as dist
-from collectives import Call, Feed, Outcome, outcome, quiet
-from ranks import run_ranks
+from harness import collectives
+from harness.collectives import Call, Feed, Outcome, outcome, quiet
+from harness.ranks import run_ranks
 from torch import nn
 
 SHORT = timedelta(milliseconds=200)

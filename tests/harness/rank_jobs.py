@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from ranks import run_ranks
+from harness.ranks import run_ranks
 from torch import nn
 from torch.distributed import distributed_c10d as c10d
 

@@ -10,10 +10,10 @@ import subprocess
 import time
 from pathlib import Path
 
-import checkpoints as ck
 import numpy as np
 import pytest
-from checkpoints import Tensor, lofi, read, write, write_shards
+from harness import checkpoints as ck
+from harness.checkpoints import Tensor, lofi, read, write, write_shards
 
 pytestmark = pytest.mark.skipif(
     not Path(ck.LOFI).exists(), reason="the program lofi is not built: bash ci/c.sh gcc"

@@ -10,13 +10,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import lofi
-import mocked
 import pytest
 import torch
 import torch.distributed as dist
+from harness import mocked
+from harness.ranks import run_ranks
 from lofi.average import device, exchange
 from lofi.job.native import _C
-from ranks import run_ranks
 from test_average import Model, _leaves, exact_mean, tensors
 
 STREAM = 0x5742

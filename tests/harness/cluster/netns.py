@@ -9,10 +9,10 @@ Each node has an address, a hostname and a /dev/shm of its own; the processes of
 them, as on a real machine. All links end at a bridge in one more namespace, so the host sees none
 of it. Traffic between ranks of one node goes over `lo` and is neither limited nor counted.
 
-By hand: python tests/cluster/netns.py --nodes 2 --nproc 2 --mbit 1000 -- script.py ARGS
+By hand: python tests/harness/cluster/netns.py --nodes 2 --nproc 2 --mbit 1000 -- script.py ARGS
 
 Needs Linux, root, iproute2 and util-linux; `requires_root_and_netns()` says what is missing.
-Put this directory on sys.path to import it (pytest does so for the tests beside it).
+Put this directory on sys.path to import it (pytest does so for the tests).
 """
 
 from __future__ import annotations
