@@ -5,11 +5,11 @@ import os
 import signal
 import time
 from datetime import timedelta
-from fractions import Fraction
 
 import pytest
 import torch
 import torch.distributed as dist
+from harness import truth
 from harness.ranks import Failed, run_ranks
 from torch import nn
 
@@ -20,37 +20,6 @@ FORMATS = {
     torch.float16: (11, -24),
     torch.bfloat16: (8, -133),
 }
-
-
-def round_once(value: float, dtype: torch.dtype) -> float:
-    """A double to the nearest value of a format, ties to even, by exact fractions."""
-    if value == 0 or dtype == torch.float64:
-        return value
-    bits, smallest = FORMATS[dtype]
-    exact = Fraction(value)
-    exponent = 0
-    while abs(exact) >= Fraction(2) ** (exponent + 1):
-        exponent += 1
-    while abs(exact) < Fraction(2) ** exponent:
-        exponent -= 1
-    ulp = Fraction(2) ** max(exponent - bits + 1, smallest)
-    return float(round(exact / ulp) * ulp)  # round() of a Fraction is to even
-
-
-def exact_mean(values: list[torch.Tensor], weights: list[float]) -> torch.Tensor:
-    """((w0 x0 + w1 x1) + ...) / sum(w), each step in Python's doubles, rounded once."""
-    dtype = values[0].dtype
-    columns = zip(*(value.double().flatten().tolist() for value in values), strict=True)
-    total = 0.0
-    for weight in weights:
-        total += weight
-    result = []
-    for column in columns:
-        summed = weights[0] * column[0]
-        for weight, x in zip(weights[1:], column[1:], strict=True):
-            summed += weight * x
-        result.append(round_once(summed / total, dtype))
-    return torch.tensor(result, dtype=torch.float64).to(dtype).view(values[0].shape)
 
 
 def tensors(node: int, dtype: torch.dtype) -> dict[str, torch.Tensor]:
@@ -105,7 +74,7 @@ def test_bit_equal_to_the_exact_mean(nodes, ranks, dtype, chunk, weights):
     results = run_ranks(_average, nodes * ranks, dtype, chunk, used, env=env)
     expected = [_leaves(tensors(node, dtype)) for node in range(nodes)]
     for index, values in enumerate(zip(*expected, strict=True)):
-        mean = exact_mean(list(values), used)
+        mean = truth.mean(list(values), used)
         for rank, (state, _) in enumerate(results):
             assert torch.equal(state[index], mean), (rank, index)
     average = results[0][1]
@@ -149,9 +118,9 @@ def test_a_model_with_everything(target):
     first, second = results[0][0], results[2][0]  # a node's buffers are those of its first rank
     for _, state, average in results:
         for name in ("tied.weight", "head.bias", "conv.weight", "statistics"):
-            assert torch.equal(state[name], exact_mean([first[name], second[name]], [1.0, 1.0]))
+            assert torch.equal(state[name], truth.mean([first[name], second[name]], [1.0, 1.0]))
         wave = [torch.view_as_real(own["wave"]) for own in (first, second)]
-        assert torch.equal(torch.view_as_real(state["wave"]), exact_mean(wave, [1.0, 1.0]))
+        assert torch.equal(torch.view_as_real(state["wave"]), truth.mean(wave, [1.0, 1.0]))
         for name in ("steps", "flags"):
             assert torch.equal(state[name], first[name])
         for name in ("frozen", "mask"):

@@ -7,6 +7,7 @@ import pickle
 import pytest
 import torch
 import torch.distributed as dist
+from harness import truth
 from harness.ranks import run_ranks
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -52,14 +53,6 @@ def of_nodes(model):
     return gathered[0::2]
 
 
-def mean(states, name):
-    """Of floating point, the mean; integers are the first node's."""
-    first = states[0][name]
-    if not first.is_floating_point():
-        return first
-    return (sum(state[name].double() for state in states) / len(states)).to(first.dtype)
-
-
 def _a_block(keep):
     import lofi
 
@@ -71,7 +64,8 @@ def _a_block(keep):
         inside = values(model)
         phase, world_sum = lofi.phase(), torch.ones(1)
         dist.all_reduce(world_sum)  # real: over all ranks
-    right = all(torch.equal(inside[name], mean(states, name)) for name in inside)
+    mean = truth.mean_of_states(*states)
+    right = all(torch.equal(inside[name], mean[name]) for name in inside)
     return right, equal(values(model), own), phase, world_sum.item(), average, lofi.phase()
 
 
@@ -252,7 +246,7 @@ def _other_targets():
     model, optimizer = setup()
     train(model, optimizer, 2)
     own, right = values(model), []
-    average = {name: mean(of_nodes(model), name) for name in own}
+    average = truth.mean_of_states(*of_nodes(model))
     for _ in range(3):  # new objects each time, at addresses that may be the same
         for target in (model.state_dict(), list(model.parameters())):
             with lofi.averaged(target):

@@ -13,11 +13,11 @@ import lofi
 import pytest
 import torch
 import torch.distributed as dist
-from harness import mocked
+from harness import mocked, truth
 from harness.ranks import run_ranks
 from lofi.average import device, exchange
 from lofi.job.native import _C
-from test_average import Model, _leaves, exact_mean, tensors
+from test_average import Model, _leaves, tensors
 
 STREAM = 0x5742
 
@@ -81,7 +81,7 @@ def test_bit_equal_to_the_exact_mean(mock, nodes, ranks, dtype, scratch, weights
     results = run_ranks(average_job, nodes * ranks, mock, dtype, scratch, used, is_built, env=env)
     expected = [_leaves(tensors(node, dtype)) for node in range(nodes)]
     for index, values in enumerate(zip(*expected, strict=True)):
-        mean = exact_mean(list(values), used)
+        mean = truth.mean(list(values), used)
         for rank, (state, means) in enumerate(results):
             assert torch.equal(state[index], mean), (rank, index)
             assert (means > 0) == is_built
@@ -102,9 +102,9 @@ def test_a_model_with_everything(mock):
     first, second = results[0][0], results[2][0]
     for _, state, average in results:
         for name in ("tied.weight", "head.bias", "conv.weight", "statistics"):
-            assert torch.equal(state[name], exact_mean([first[name], second[name]], [1.0, 1.0]))
+            assert torch.equal(state[name], truth.mean([first[name], second[name]], [1.0, 1.0]))
         wave = [torch.view_as_real(own["wave"]) for own in (first, second)]
-        assert torch.equal(torch.view_as_real(state["wave"]), exact_mean(wave, [1.0, 1.0]))
+        assert torch.equal(torch.view_as_real(state["wave"]), truth.mean(wave, [1.0, 1.0]))
         for name in ("steps", "flags", "frozen", "mask"):
             assert torch.equal(state[name], first[name])
         assert average.tensors == 11 and average.bytes_sent < 20_000

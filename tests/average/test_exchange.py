@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from harness import truth
 from harness.ranks import run_ranks
 
 DTYPES = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
@@ -66,18 +67,11 @@ def base_of(case: Case, seed: int, place: int) -> list[torch.Tensor]:
 
 
 def expected(case: Case, seed: int, place: int) -> torch.Tensor:
-    """In float64 and node order, rounded once."""
-    total = torch.zeros(sum(case.sizes), dtype=torch.float64)
-    weight = 0.0
-    for node, gives, share in zip(case.members, case.gives, case.weights, strict=True):
-        if gives:
-            total += share * torch.cat(row_of(case, seed, node, place)).double()
-            weight += share
-    mean = total / weight
-    if case.alpha < 1.0:
-        base = torch.cat(base_of(case, seed, place)).double()
-        mean = (1.0 - case.alpha) * base + case.alpha * mean
-    return mean.to(case.dtype)
+    of_members = zip(case.members, case.gives, case.weights, strict=True)
+    givers = [(node, weight) for node, gives, weight in of_members if gives]
+    rows = [torch.cat(row_of(case, seed, node, place)) for node, _ in givers]
+    base = torch.cat(base_of(case, seed, place)) if case.alpha < 1.0 else None
+    return truth.mean(rows, [weight for _, weight in givers], base, case.alpha)
 
 
 def over_process_groups(case: Case, seed: int, attempt: int) -> torch.Tensor:

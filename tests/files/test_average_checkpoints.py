@@ -4,47 +4,14 @@
 import argparse
 import itertools
 import signal
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import lofi
 import pytest
 import torch
+from harness import truth
 from safetensors.torch import load_file, save_file
-
-
-def rounded_mean(tensors: list[torch.Tensor], weights: list[float] | None = None) -> torch.Tensor:
-    """The mean in float64, in order, rounded once: float64's own rounding is harmless here, since
-    the values are short; what is rounded to bfloat16 goes through exact ties by hand."""
-    weights = weights or [1.0] * len(tensors)
-    total = tensors[0].double() * weights[0]
-    for tensor, weight in zip(tensors[1:], weights[1:], strict=True):
-        total = total + tensor.double() * weight
-    return nearest(total / sum(weights), tensors[0].dtype)
-
-
-def nearest(values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """To the nearest of the dtype, ties to even, compared as fractions: no double rounding."""
-    if dtype in (torch.float64, torch.float32):
-        return values.to(dtype)
-    near = values.float().to(dtype)
-    result = []
-    for value, guess in zip(values.flatten().tolist(), near.flatten(), strict=True):
-        bits = guess.view(torch.int16).item()
-        candidates = [
-            torch.tensor(b, dtype=torch.int16).view(dtype) for b in (bits - 1, bits, bits + 1)
-        ]
-        exact = Fraction(value)
-        best = min(
-            candidates,
-            key=lambda c: (
-                abs(Fraction(c.double().item()) - exact),
-                c.view(torch.int16).item() & 1,
-            ),
-        )
-        result.append(best)
-    return torch.stack(result).reshape(values.shape)
 
 
 def content(seed: int) -> dict[str, Any]:
@@ -97,7 +64,7 @@ def test_nested_files_of_torch_save(tmp_path):
         lambda c: c["history"][0],
         lambda c: c["history"][1][0],
     ):
-        assert same(get(got), rounded_mean([get(c) for c in contents]))
+        assert same(get(got), truth.mean([get(c) for c in contents]))
     assert got["model"]["embed"].data_ptr() == got["model"]["head"].data_ptr()
     assert got["model"]["norm.num_batches_tracked"].item() == 5
     assert got["epoch"] == 0 and got["args"] == argparse.Namespace(lr=0)
@@ -109,17 +76,17 @@ def test_weights_base_and_dtype(tmp_path):
     paths, contents = saved(tmp_path)
     lofi.average_checkpoints(paths, tmp_path / "w.pt", weights=[1, 2.5, 0.25])
     of = [c["model"]["half"] for c in contents]
-    assert same(load(tmp_path / "w.pt")["model"]["half"], rounded_mean(of, [1, 2.5, 0.25]))
+    assert same(load(tmp_path / "w.pt")["model"]["half"], truth.mean(of, [1, 2.5, 0.25]))
     lofi.average_checkpoints(paths[1:], tmp_path / "b.pt", base=paths[0], alpha=0.25)
     mean = (of[1].double() + of[2].double()) / 2
-    expected = nearest(0.75 * of[0].double() + 0.25 * mean, torch.bfloat16)
+    expected = truth.rounded(0.75 * of[0].double() + 0.25 * mean, torch.bfloat16)
     got = load(tmp_path / "b.pt")
     assert same(got["model"]["half"], expected)
     assert got["epoch"] == 1  # of the first of the averaged, not of the base
     lofi.average_checkpoints(paths, tmp_path / "d.pt", dtype="bfloat16")
     embeds = [c["model"]["embed"] for c in contents]
     total = (embeds[0].double() + embeds[1].double() + embeds[2].double()) / 3
-    assert same(load(tmp_path / "d.pt")["model"]["embed"], nearest(total, torch.bfloat16))
+    assert same(load(tmp_path / "d.pt")["model"]["embed"], truth.rounded(total, torch.bfloat16))
 
 
 def test_the_bits_of_safetensors_and_of_torch_files_agree(tmp_path):
@@ -151,7 +118,7 @@ def test_only_and_skip(tmp_path):
     paths, contents = saved(tmp_path)
     lofi.average_checkpoints(paths, tmp_path / "o.pt", only=r"^model\.", skip="half")
     got = load(tmp_path / "o.pt")
-    assert same(got["model"]["embed"], rounded_mean([c["model"]["embed"] for c in contents]))
+    assert same(got["model"]["embed"], truth.mean([c["model"]["embed"] for c in contents]))
     assert same(got["model"]["half"], contents[0]["model"]["half"])
     assert same(got["model_ema"]["embed"], contents[0]["model_ema"]["embed"])
 
@@ -168,7 +135,7 @@ def test_folders_of_distributed_checkpoint(tmp_path):
     got = {"model": {"w": torch.zeros(6, 4), "h": torch.zeros(8).bfloat16()}}
     dcp.load(got, checkpoint_id=tmp_path / "out", no_dist=True)
     for name in ("w", "h"):
-        assert same(got["model"][name], rounded_mean([c["model"][name] for c in contents]))
+        assert same(got["model"][name], truth.mean([c["model"][name] for c in contents]))
 
 
 def saved_sharded(*paths: Path) -> None:
@@ -370,7 +337,7 @@ def test_order_matters_only_as_it_says(tmp_path):
     for order in itertools.permutations(range(3)):
         out = tmp_path / f"{order}.pt"
         lofi.average_checkpoints([paths[i] for i in order], out)
-        expected = rounded_mean([contents[i]["model"]["embed"] for i in order])
+        expected = truth.mean([contents[i]["model"]["embed"] for i in order])
         assert same(load(out)["model"]["embed"], expected)
 
 

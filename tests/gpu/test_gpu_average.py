@@ -8,6 +8,7 @@ import on_gpu
 import pytest
 import torch
 import torch.distributed as dist
+from harness import truth
 
 pytestmark = on_gpu.needs_gpu
 
@@ -29,14 +30,6 @@ def weights_of(node: int, index: int, shape: tuple[int, ...]) -> torch.Tensor:
     return (values * 0.02).to(torch.bfloat16)
 
 
-def rounded_once(mean: torch.Tensor) -> torch.Tensor:
-    """float64 to bfloat16 in one step, to nearest even: by its bits (normal numbers)."""
-    dropped = 45
-    bits = mean.view(torch.int64)
-    bits = bits + ((bits >> dropped) & 1) + (1 << (dropped - 1)) - 1
-    return (bits >> dropped << dropped).view(torch.float64).float().to(torch.bfloat16)
-
-
 def model_job(million: int, scratch: int) -> Any:
     on_gpu.begin("lofi")
     node = lofi.stats()["node"]
@@ -52,7 +45,7 @@ def model_job(million: int, scratch: int) -> Any:
     wrong = []
     for index, tensor in enumerate(tensors):
         both = [weights_of(k, index, tuple(tensor.shape)).double() for k in range(2)]
-        expected = rounded_once((both[0] + both[1]) / 2)
+        expected = truth.rounded((both[0] + both[1]) / 2, torch.bfloat16)
         small = expected.abs() < 2.0**-120  # subnormal: not by this rounding
         if not torch.equal(tensor[~small], expected[~small]):
             wrong.append(index)

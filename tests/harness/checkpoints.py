@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from harness import truth
 
 ROOT = Path(__file__).resolve().parents[2]
 LOFI = os.environ.get("LOFI_TEST_PROGRAM", str(ROOT / "build" / "gcc" / "lofi"))
@@ -68,17 +69,8 @@ def decode(kind: str, raw: np.ndarray) -> np.ndarray:
 
 def mean(inputs, weights=None, base=None, alpha=1.0):
     """The formula of lofi.h, in float64 arrays."""
-    weights = [1.0] * len(inputs) if weights is None else weights
-    total, weight_sum = None, 0.0
     with np.errstate(all="ignore"):
-        for data, weight in zip(inputs, weights, strict=True):
-            product = np.float64(weight) * data
-            total = product if total is None else total + product
-            weight_sum = weight_sum + weight
-        result = total / np.float64(weight_sum)
-        if base is not None:
-            result = np.float64(1.0 - alpha) * base + np.float64(alpha) * result
-    return result
+        return truth.formula(inputs, weights, base, alpha)
 
 
 class Tensor:

@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from harness.rank_jobs import captured_stderr, equal, leave_together, mean_of
+from harness.rank_jobs import captured_stderr, equal, leave_together
 from harness.ranks import run_ranks
+from harness.truth import mean_of_states
 from torch.distributed import distributed_c10d as c10d
 
 HEAD = """
@@ -126,4 +127,4 @@ def load(path: Path) -> Any:
 def mean(folder: Path, name: str = "own") -> Any:
     own = [load(folder / f"{name}{rank}.test") for rank in (0, 1)]
     assert not equal(*own)
-    return mean_of(*own)
+    return mean_of_states(*own)

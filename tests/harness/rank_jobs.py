@@ -86,14 +86,6 @@ def equal(a: Weights, b: Weights) -> bool:
     )
 
 
-def mean_of(*nodes: Weights) -> Weights:
-    """As finalize_average promises it, with equal weights: in float64, rounded once."""
-    return {
-        name: (sum(node[name].double() for node in nodes) / len(nodes)).to(nodes[0][name].dtype)
-        for name in nodes[0]
-    }
-
-
 def check_apart(own: list[Weights]) -> None:
     """2 nodes of 2 ranks: ranks inside a node are equal, nodes are not."""
     assert equal(own[0], own[1]) and equal(own[2], own[3])

@@ -9,6 +9,7 @@ import textwrap
 from pathlib import Path
 
 import torch
+from harness.truth import mean_of_states
 
 SCRIPT = """
 import argparse, json, os, pickle, sys
@@ -72,13 +73,7 @@ def load(path):
 
 
 def mean_of_nodes(folder):
-    first, second = (load(folder / f"own{rank}.bin") for rank in (0, 1))
-    return {
-        name: ((first[name].double() + second[name].double()) / 2).float()
-        if first[name].is_floating_point()
-        else first[name]
-        for name in first
-    }
+    return mean_of_states(*(load(folder / f"own{rank}.bin") for rank in (0, 1)))
 
 
 def check_average(folder, state):

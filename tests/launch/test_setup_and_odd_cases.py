@@ -20,13 +20,13 @@ from harness.rank_jobs import (
     check_apart,
     equal,
     job,
-    mean_of,
     net,
     raised,
     run_nodes,
     train,
     weights,
 )
+from harness.truth import mean_of_states
 from torch import nn
 from torch.distributed.algorithms.join import Join, Joinable, JoinHook
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
@@ -144,7 +144,7 @@ def test_wrapping_again_keeps_each_nodes_training():
     assert all(equal(a, b) for a, b in zip(own, start, strict=True))
     check_apart(trained)
     assert crossed == [0] * 4
-    assert all(equal(end, mean_of(trained[0], trained[2])) for end in average)
+    assert all(equal(end, mean_of_states(trained[0], trained[2])) for end in average)
 
 
 def test_wrapping_again_with_a_new_head():
@@ -155,7 +155,7 @@ def test_wrapping_again_with_a_new_head():
         assert not torch.equal(before["2.weight"], after["2.weight"])
         assert torch.equal(after["2.weight"], start[0]["2.weight"])
     check_apart(trained)
-    assert all(equal(end, mean_of(trained[0], trained[2])) for end in average)
+    assert all(equal(end, mean_of_states(trained[0], trained[2])) for end in average)
 
 
 def _never_wraps() -> Any:
@@ -190,7 +190,7 @@ def test_a_loop_that_never_wraps():
     for _, phases, crossed, average, lines in results:
         assert phases == ["train"] * 3
         assert crossed["setup"] > 0 and crossed["training"] == 0
-        assert equal(average, mean_of(ends[0][2], ends[2][2]))
+        assert equal(average, mean_of_states(ends[0][2], ends[2][2]))
         assert len(lines) == 1
 
 
@@ -545,7 +545,7 @@ def test_training_goes_on_after_an_average():
     assert all(seen == ["setup", "setup", "train", "done", "train"] for seen, *_ in results)
     own = [own for _, own, _ in results]
     check_apart(own)
-    assert all(equal(average, mean_of(own[0], own[2])) for *_, average in results)
+    assert all(equal(average, mean_of_states(own[0], own[2])) for *_, average in results)
 
 
 # ---- autograd ------------------------------------------------------------------------------------
@@ -763,7 +763,7 @@ def test_destroying_the_group_and_making_it_again(tmp_path):
         for stats, _, _, average, phase in jobs:
             assert stats["phase"] == "setup"
             assert sum(stats["cross_bytes"].values()) == 0
-            assert equal(average, mean_of(jobs[0][2], jobs[2][2]))
+            assert equal(average, mean_of_states(jobs[0][2], jobs[2][2]))
             assert phase == "done"
 
 

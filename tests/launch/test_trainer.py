@@ -7,6 +7,7 @@ import pytest
 import torch
 from harness.launched import launch, load
 from harness.rank_jobs import equal
+from harness.truth import mean_of_states
 
 pytest.importorskip("transformers")
 
@@ -74,12 +75,7 @@ def run(folder, *parts, nodes=2, node_size=2, **env):
 def mean(folder, name="last", ranks=(0, 2)):
     nodes = [load(folder / f"{name}{rank}.test") for rank in ranks]
     assert not equal(*nodes)
-    return {
-        key: ((nodes[0][key].double() + nodes[1][key].double()) / 2).to(value.dtype)
-        if value.is_floating_point()
-        else value
-        for key, value in nodes[0].items()
-    }
+    return mean_of_states(*nodes)
 
 
 def saved(path):

@@ -16,13 +16,13 @@ from harness.rank_jobs import (
     check_apart,
     equal,
     job,
-    mean_of,
     net,
     raised,
     run_nodes,
     weights,
 )
 from harness.ranks import run_ranks
+from harness.truth import mean_of_states
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
@@ -134,7 +134,7 @@ def test_each_node_trains_its_own_replica_as_if_alone(mesh, dtype):
             assert equal(trained, alone[rank][0])
             assert all(map(torch.equal, norms, alone[rank][1]))
     assert not torch.equal(results[0][1][1], results[2][1][1])
-    mean = mean_of(own[0], own[2])
+    mean = mean_of_states(own[0], own[2])
     for _, _, stats, average, after, saved in results:
         assert stats["phase"] == "train"
         assert stats["cross_bytes"]["training"] == 0
@@ -184,7 +184,7 @@ def test_fsdp1_hybrid_shard(use_orig_params):
     check_apart(own)
     for _, crossed, average in results:
         assert crossed == 0
-        assert equal(average, mean_of(own[0], own[2]))
+        assert equal(average, mean_of_states(own[0], own[2]))
 
 
 # ---- spread over nodes: refused, inside one node: works ------------------------------------------

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 import torch
+from harness import truth
 
 HERE = Path(__file__).parent
 NODES, NODE_SIZE = 2, 2
@@ -166,16 +167,10 @@ def check_mean(run: Run, saved: dict[str, torch.Tensor], kind: str = "last") -> 
     """What is saved is the mean of the nodes' last weights, rounded once."""
     nodes = [run.last(node * NODE_SIZE, kind) for node in range(NODES)]
     assert saved.keys() == nodes[0].keys()
-    mean = {name: _mean([node[name] for node in nodes]) for name in saved}
+    mean = {name: truth.mean([node[name] for node in nodes]) for name in saved}
     own = [name for name in saved if torch.equal(saved[name], nodes[0][name])]
     wrong = [name for name in saved if not torch.equal(saved[name], mean[name])]
     assert not wrong, (
         f"{len(wrong)} of {len(saved)} tensors are not the mean, such as {wrong[:3]}; "
         f"{len(own)} are node 0's own"
     )
-
-
-def _mean(tensors: list[torch.Tensor]) -> torch.Tensor:
-    if not tensors[0].is_floating_point():
-        return tensors[0]
-    return torch.stack([tensor.double() for tensor in tensors]).mean(0).to(tensors[0].dtype)
