@@ -20,10 +20,11 @@ import matplotlib.pyplot as plt
 import two_groups
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent / "tests" / "harness" / "cluster"))
-from netns import Cluster, requires_root_and_netns  # noqa: E402
+sys.path.insert(0, str(HERE.parent / "tests"))
+from harness.cluster import WORKERS  # noqa: E402
+from harness.cluster.netns import Cluster, requires_root_and_netns  # noqa: E402
 
-WORKER = HERE.parent / "tests" / "harness" / "cluster" / "workers" / "average.py"
+WORKER = WORKERS / "average.py"
 TCP_SHARE = 0.956
 
 

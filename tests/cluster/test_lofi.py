@@ -5,8 +5,8 @@ import json
 import time
 
 import pytest
-from netns import Cluster, requires_root_and_netns
-from test_netns import WORKERS
+from harness.cluster import WORKERS
+from harness.cluster.netns import Cluster, requires_root_and_netns
 
 MISSING = requires_root_and_netns()
 pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))

@@ -15,18 +15,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import leftovers
 import pytest
-from jobs import RunError
-from marks import parse_counters
-from netns import INTERFACE, Cluster, requires_root_and_netns
+from harness.cluster import WORKERS, leftovers
+from harness.cluster.jobs import RunError
+from harness.cluster.marks import parse_counters
+from harness.cluster.netns import INTERFACE, Cluster, requires_root_and_netns
 
 REASON = requires_root_and_netns()
 pytestmark = pytest.mark.skipif(REASON is not None, reason=REASON or "")
 needs_torch = pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="torch is missing")
 
-HERE = Path(__file__).resolve().parents[1] / "harness" / "cluster"
-WORKERS = HERE / "workers"
 MIB = 1 << 20
 
 
@@ -181,7 +179,7 @@ def test_deadline_takes_descendants_along(pair: Cluster, tmp_path: Path) -> None
     bystander = pair.spawn(0, ["sleep", "1000"])
     script = tmp_path / "forks.py"
     script.write_text(
-        "import subprocess, time\nfrom marks import mark\n"
+        "import subprocess, time\nfrom harness.cluster.marks import mark\n"
         "subprocess.Popen(['sleep', '1000'], start_new_session=True)\n"
         "mark('a mark/with signs')\ntime.sleep(1000)\n"
     )
@@ -260,7 +258,7 @@ def test_removal_finds_a_process_on_its_way_into_the_namespace(
 @contextmanager
 def crash_owner() -> Iterator[tuple[subprocess.Popen[str], dict]]:
     """A process that owns a cluster, and what it made."""
-    environment = {**os.environ, "PYTHONPATH": str(HERE)}
+    environment = {**os.environ, "PYTHONPATH": str(WORKERS.parents[2])}
     argv = [sys.executable, str(WORKERS / "crash_owner.py")]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment) as owner:
         try:

@@ -5,19 +5,14 @@ LOFI_TEST_DEVICE=cpu runs what can run of these tests on the CPU, against gloo: 
 """
 
 import os
-import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import lofi  # noqa: F401 - known by its name also where it is not installed
 import pytest
 import torch
 import torch.distributed as dist
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
-from harness.ranks import Failed, run_ranks  # noqa: E402
+from harness.ranks import Failed, run_ranks
 
 __all__ = ["DEVICE", "REFERENCE", "Failed", "begin", "cuda_only", "device", "needs_gpu", "run"]
 

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+
 from harness import truth
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed import distributed_c10d as c10d
+
 from harness.rank_jobs import captured_stderr, equal, leave_together
 from harness.ranks import run_ranks
 from harness.truth import mean_of_states
-from torch.distributed import distributed_c10d as c10d
 
 HEAD = """
     import argparse, io, os, sys, time

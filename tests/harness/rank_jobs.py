@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from harness.ranks import run_ranks
 from torch import nn
 from torch.distributed import distributed_c10d as c10d
+
+from harness.ranks import run_ranks
 
 WIDTH = 8
 Weights = dict[str, torch.Tensor]

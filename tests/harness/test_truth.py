@@ -5,6 +5,7 @@ from fractions import Fraction
 
 import pytest
 import torch
+
 from harness import truth
 
 # Bits of the significand, and the exponent of the smallest step.

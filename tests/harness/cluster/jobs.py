@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from leftovers import KILL_SECONDS
-from marks import Counters, read_marks
+from harness.cluster.leftovers import KILL_SECONDS
+from harness.cluster.marks import Counters, read_marks
 
 TAIL_LINES = 25
 GRACE_SECONDS = 3.0

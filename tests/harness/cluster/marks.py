@@ -3,7 +3,7 @@
 
 In a script that runs on a `netns.Cluster`:
 
-    from marks import mark
+    from harness.cluster.marks import mark
     mark("training_begin")
 
 The parent reads the marks with `Job.marks()` or `Cluster.marks()`. Outside a cluster `mark` does

@@ -9,10 +9,11 @@ Each node has an address, a hostname and a /dev/shm of its own; the processes of
 them, as on a real machine. All links end at a bridge in one more namespace, so the host sees none
 of it. Traffic between ranks of one node goes over `lo` and is neither limited nor counted.
 
-By hand: python tests/harness/cluster/netns.py --nodes 2 --nproc 2 --mbit 1000 -- script.py ARGS
+By hand, from tests/:
+    python -m harness.cluster.netns --nodes 2 --nproc 2 --mbit 1000 -- script.py ARGS
 
 Needs Linux, root, iproute2 and util-linux; `requires_root_and_netns()` says what is missing.
-Put this directory on sys.path to import it (pytest does so for the tests).
+Put tests/ on sys.path to import it, as pytest and the benchmarks do.
 """
 
 from __future__ import annotations
@@ -34,9 +35,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import leftovers
-from jobs import Job, Process, Run, RunError
-from marks import INTERFACE_VARIABLE, MARKS_VARIABLE, NODE_VARIABLE, Counters, parse_counters
+from harness.cluster import leftovers
+from harness.cluster.jobs import Job, Process, Run, RunError
+from harness.cluster.marks import (
+    INTERFACE_VARIABLE,
+    MARKS_VARIABLE,
+    NODE_VARIABLE,
+    Counters,
+    parse_counters,
+)
 
 INTERFACE = "veth0"
 FIRST_PORT = 29500
@@ -278,7 +285,7 @@ class Cluster:
 
     def _environment(self, node: int, env: Mapping[str, str]) -> dict[str, str]:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN)}
-        here = str(Path(__file__).resolve().parent)
+        here = str(Path(__file__).resolve().parents[2])
         inherited["PYTHONPATH"] = os.pathsep.join(
             filter(None, [env.get("PYTHONPATH", inherited.get("PYTHONPATH")), here])
         )

@@ -5,7 +5,7 @@ import sys
 
 import torch
 import torch.distributed as dist
-from marks import mark
+from harness.cluster.marks import mark
 
 dist.init_process_group("gloo")
 elements = int(sys.argv[1]) << 18

@@ -14,7 +14,7 @@ from datetime import timedelta
 import lofi
 import torch
 import torch.distributed as dist
-from marks import mark
+from harness.cluster.marks import mark
 from torch import nn
 
 MILLION, DTYPE, WHAT = float(sys.argv[1]), getattr(torch, sys.argv[2]), sys.argv[3]

@@ -9,8 +9,8 @@ import subprocess
 import time
 from pathlib import Path
 
-import leftovers
-from netns import Cluster
+from harness.cluster import leftovers
+from harness.cluster.netns import Cluster
 
 
 def commands(prefix: str) -> list[str]:

@@ -9,7 +9,7 @@ import sys
 
 import torch
 import torch.distributed as dist
-from marks import mark
+from harness.cluster.marks import mark
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel as DDP
 

@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 
-from marks import mark
+from harness.cluster.marks import mark
 
 PORT = 7000
 CHUNK = bytes(1 << 20)
