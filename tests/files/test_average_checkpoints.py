@@ -78,15 +78,14 @@ def test_weights_base_and_dtype(tmp_path):
     of = [c["model"]["half"] for c in contents]
     assert same(load(tmp_path / "w.pt")["model"]["half"], truth.mean(of, [1, 2.5, 0.25]))
     lofi.average_checkpoints(paths[1:], tmp_path / "b.pt", base=paths[0], alpha=0.25)
-    mean = (of[1].double() + of[2].double()) / 2
-    expected = truth.rounded(0.75 * of[0].double() + 0.25 * mean, torch.bfloat16)
+    expected = truth.mean(of[1:], base=of[0], alpha=0.25)
     got = load(tmp_path / "b.pt")
     assert same(got["model"]["half"], expected)
     assert got["epoch"] == 1  # of the first of the averaged, not of the base
     lofi.average_checkpoints(paths, tmp_path / "d.pt", dtype="bfloat16")
     embeds = [c["model"]["embed"] for c in contents]
-    total = (embeds[0].double() + embeds[1].double() + embeds[2].double()) / 3
-    assert same(load(tmp_path / "d.pt")["model"]["embed"], truth.rounded(total, torch.bfloat16))
+    exact = truth.mean([embed.double() for embed in embeds])
+    assert same(load(tmp_path / "d.pt")["model"]["embed"], truth.rounded(exact, torch.bfloat16))
 
 
 def test_the_bits_of_safetensors_and_of_torch_files_agree(tmp_path):

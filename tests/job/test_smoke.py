@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 import torch
 import torch.distributed as dist
+from harness import truth
 from harness.ranks import run_ranks
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel as DDP
@@ -28,6 +29,6 @@ def test_nodes_train_apart_and_average():
     own = [r[0] for r in results]
     assert torch.equal(own[0], own[1]) and torch.equal(own[2], own[3])
     assert not torch.equal(own[0], own[2])
-    mean = ((own[0].double() + own[2].double()) / 2).float()
+    mean = truth.mean([own[0], own[2]])
     assert all(torch.equal(r[1], mean) for r in results)
     assert all(r[3]["cross_bytes"]["training"] == 0 for r in results)

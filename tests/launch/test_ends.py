@@ -5,6 +5,7 @@ import time
 
 import pytest
 import torch
+from harness import truth
 from harness.launched import WRAPPED, launch, load
 from harness.rank_jobs import equal
 
@@ -101,8 +102,7 @@ def test_sigterm_averages_if_asked(tmp_path):
     nodes = [load(tmp_path / f"own{rank}.test") for rank in (0, 2)]
     average = load(tmp_path / "average.lofi.pth")
     for name, value in average.items():
-        mean = (nodes[0][name].double() + nodes[1][name].double()) / 2
-        assert torch.equal(value, mean.float())
+        assert torch.equal(value, truth.mean([node[name] for node in nodes]))
     assert not list(tmp_path.glob("lofi-node*"))  # there for the case that the average fails
     assert "SIGTERM: node 0 stops" in ended[0].stderr
 
@@ -142,8 +142,8 @@ def test_two_optimizers_and_nothing_wrapped(tmp_path):
     own = [load(tmp_path / f"own{rank}.test") for rank in (0, 1)]
     for part in ("one", "two"):
         for name, value in written[part].items():
-            both = [state[f"{part}.{name}"].double() for state in own]
-            assert torch.equal(value, (sum(both) / 2).float()), (part, name)
+            both = [state[f"{part}.{name}"] for state in own]
+            assert torch.equal(value, truth.mean(both)), (part, name)
 
 
 def test_the_last_file_s_folder_is_gone(tmp_path):
@@ -174,8 +174,8 @@ def test_a_file_with_other_names_is_matched_whole(tmp_path):
     own = [load(tmp_path / f"own{rank}.test") for rank in (0, 1)]
     written = load(tmp_path / "renamed.lofi.pth")
     for name, value in written.items():
-        both = [state[name.removeprefix("other.")].double() for state in own]
-        assert torch.equal(value, (sum(both) / 2).float()), name
+        both = [state[name.removeprefix("other.")] for state in own]
+        assert torch.equal(value, truth.mean(both)), name
     assert not (tmp_path / "weights.lofi.pth").exists()
 
 

@@ -7,6 +7,7 @@ import re
 
 import pytest
 import torch
+from harness import truth
 from harness.launched import launch, load
 from harness.rank_jobs import equal
 
@@ -341,8 +342,8 @@ def test_ema_copies_start_equal_are_evaluated_and_averaged(tmp_path, kind):
         nodes = [load(tmp_path / f"{name}{rank}.test") for rank in (0, 2)]
         for key, value in written[entry].items():
             if value.is_floating_point():
-                mean = sum(node[key].double() for node in nodes) / 2
-                assert torch.equal(value, mean.float()), (entry, key)
+                mean = truth.mean([node[key] for node in nodes])
+                assert torch.equal(value, mean), (entry, key)
     assert written["epoch"] == 2
 
 
@@ -455,7 +456,7 @@ def test_a_model_that_is_sharded_in_its_node(tmp_path):
         for name in ("own", "seen", "back")
     }
     own = states["own"]
-    mean = {name: ((own[0][name].double() + own[2][name].double()) / 2).float() for name in own[0]}
+    mean = truth.mean_of_states(own[0], own[2])
     assert not equal(own[0], own[2]) and equal(own[0], own[1])
     assert all(equal(state, mean) for state in states["seen"])
     assert all(equal(back, before) for back, before in zip(states["back"], own, strict=True))
@@ -482,7 +483,7 @@ def test_a_copy_in_a_function_that_has_returned(tmp_path):
     written = load(tmp_path / "checkpoint.lofi.pth")["model_ema"]
     nodes = [load(tmp_path / f"ema{rank}.test") for rank in (0, 2)]
     for key, value in written.items():
-        assert torch.equal(value, ((nodes[0][key].double() + nodes[1][key].double()) / 2).float())
+        assert torch.equal(value, truth.mean([node[key] for node in nodes]))
 
 
 def test_a_copy_on_rank_0_alone(tmp_path):
