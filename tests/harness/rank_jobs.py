@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed import distributed_c10d as c10d
+from torch.nn.parallel import DistributedDataParallel as DDP
 
 from harness.ranks import run_ranks
 
@@ -56,6 +57,12 @@ def leave_together(store: Any, size: int, rank: int) -> None:
 
 def net() -> nn.Module:
     return nn.Sequential(nn.Linear(WIDTH, 16), nn.Tanh(), nn.Linear(16, 4))
+
+
+def wrapped(seed: int | None = None, build: Callable[[], nn.Module] = net) -> DDP:
+    """A model that each rank begins with weights of its own, in DDP."""
+    torch.manual_seed(dist.get_rank() if seed is None else seed)
+    return DDP(build())
 
 
 def batch(rank: int, step: int) -> torch.Tensor:
