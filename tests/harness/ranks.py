@@ -8,8 +8,12 @@ set as torchrun sets them, and returns what each returned (pickled). If a rank r
 is raised here; what is still running at the deadline is killed, and the ranks that hung are named.
 A fork is ready in milliseconds, where a fresh interpreter takes seconds to import torch. The parent
 must run no torch operation on several threads before.
+
+No rank leaves before all have a result: one that ends takes its connections with it, which others
+may still read from. Rank 0, which holds the store, leaves last.
 """
 
+import contextlib
 import faulthandler
 import os
 import pickle
@@ -64,22 +68,26 @@ def run_ranks(
     sys.stdout.flush()
     sys.stderr.flush()
     for rank in range(world_size):
-        receive, send = Pipe(duplex=False)
+        parent, child = Pipe()
         pid = os.fork()
         if pid == 0:
-            receive.close()
+            for pipe in (*pipes, parent):
+                pipe.close()  # so that all ranks see it when their parent ends
             variables = _variables(rank, world_size, port)
             variables.update(env or {})
             variables.update(rank_env(rank) if rank_env else {})
             faulthandler.dump_traceback_later(timeout / 2)  # where a rank hangs, on stderr
-            _run_rank(function, args, variables, send)
-        send.close()
+            _run_rank(function, args, variables, child)
+        child.close()
         pids.append(pid)
-        pipes.append(receive)
+        pipes.append(parent)
     try:
         results = _collect(pipes, time.monotonic() + timeout)
     finally:
-        _end(pids)
+        for first in (1, 0):  # rank 0 alone comes second
+            _release(pipes[first:])
+            _end(pids[first:])
+            del pids[first:], pipes[first:]
     if not may_fail:
         for rank, result in enumerate(results):
             if isinstance(result, Failed):
@@ -100,7 +108,7 @@ def _variables(rank: int, world_size: int, port: int) -> dict[str, str]:
 
 
 def _run_rank(
-    function: Callable[..., Any], args: Any, variables: dict[str, str], send: Connection
+    function: Callable[..., Any], args: Any, variables: dict[str, str], pipe: Connection
 ) -> None:
     """In the child: never returns."""
     os.setpgid(0, 0)
@@ -112,8 +120,10 @@ def _run_rank(
     except BaseException as error:
         result = Failed(type(error).__name__, str(error), traceback.format_exc())
     try:
-        send.send_bytes(pickle.dumps(result))
-        send.close()
+        pipe.send_bytes(pickle.dumps(result))
+        faulthandler.cancel_dump_traceback_later()
+        with contextlib.suppress(EOFError, ConnectionError):
+            pipe.recv_bytes()  # the parent's word to leave, or its end
         if dist.is_initialized():
             dist.destroy_process_group()
     finally:
@@ -137,9 +147,16 @@ def _collect(pipes: list[Connection], deadline: float) -> list[Any]:
             rank = waiting.pop(pipe)
             try:
                 results[rank] = pickle.loads(pipe.recv_bytes())
-            except EOFError:
+            except (EOFError, ConnectionError):
                 results[rank] = Failed("Died", "the process ended without a result", "it died")
     return results
+
+
+def _release(pipes: list[Connection]) -> None:
+    for pipe in pipes:
+        with contextlib.suppress(OSError):  # it may have died
+            pipe.send_bytes(b"leave")
+        pipe.close()
 
 
 def _end(pids: list[int]) -> None:
