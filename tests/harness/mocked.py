@@ -46,7 +46,7 @@ class Options:
 
 def install(path: Path, cpu_too: bool = True) -> None:
     """`cpu_too`: tensors on the CPU go to the double, as those on CUDA would."""
-    from lofi.groups import create
+    from lofi.groups import inner
 
     lofi_mock = load(path)
 
@@ -60,16 +60,24 @@ def install(path: Path, cpu_too: bool = True) -> None:
         return made[name]
 
     nccl.Options = Options
-    dist.ProcessGroupNCCL = nccl
+
+    class Mocked(inner.Cuda):
+        """Each connection takes 1000 bytes of the device."""
+
+        def is_possible(self) -> bool:
+            return True
+
+        def free_bytes(self, device: Any) -> int:
+            events = [event for mock in made.values() for event in mock.events]
+            return 1_000_000 - 1000 * sum(event.startswith("connect") for event in events)
+
+        def process_group(self) -> Any:
+            return nccl
+
     torch.accelerator.device_count = lambda: 1
-    create._cuda_backend_possible = lambda: True
-    create._free_bytes = lambda device: (
-        1_000_000
-        - 1000 * sum(event.startswith("connect") for mock in made.values() for event in mock.events)
-    )
+    inner.devices["cuda"] = Mocked()
     if cpu_too:
-        make = create.Source.make
-        create.Source.make = lambda self, device, span: make(self, "cuda", span)
+        inner.devices["cpu"] = inner.devices["cuda"]
 
 
 def take() -> list[tuple[str, Any]]:

@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch.distributed import distributed_c10d as c10d
 
 from lofi.groups import lookup
-from lofi.groups.create import unwrapped
+from lofi.groups.inner import unwrapped
 from lofi.job import job
 
 
