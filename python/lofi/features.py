@@ -38,7 +38,10 @@ FEATURES = (
     Feature("files.checkpoints", names=("average_checkpoints",)),
     Feature(
         "launch.evaluation",
-        settings=(Setting("eval", "averaged", ("averaged", "node"), is_shared=True),),
+        settings=(
+            Setting("eval", "averaged", ("averaged", "node"), is_shared=True),
+            Setting("eval_wait", 30.0, "seconds"),  # of a rank for those of its node
+        ),
         is_launched=True,
     ),
     Feature(

@@ -73,6 +73,7 @@ NONSENSE = [
     ("LOFI_LOG", "loud"),
     ("LOFI_SHM", "yes"),
     ("LOFI_EVAL", "always"),
+    ("LOFI_EVAL_WAIT", "long"),
     ("LOFI_ON_SIGTERM", "ignore"),
     ("LOFI_DIR", "somewhere"),
     ("LOFI_NODES", "4"),

@@ -171,10 +171,7 @@ HARMLESS = {
 
 
 @pytest.mark.parametrize("what", HARMLESS)
-def test_what_is_no_evaluation_sees_own_weights(tmp_path, what, monkeypatch):
-    from lofi.launch import evaluation
-
-    monkeypatch.setattr(evaluation, "GRACE_SECONDS", 1.0)
+def test_what_is_no_evaluation_sees_own_weights(tmp_path, what):
     block = HARMLESS[what].replace("\n        ", "\n    ")
     ended = run(
         tmp_path,
@@ -187,6 +184,7 @@ def test_what_is_no_evaluation_sees_own_weights(tmp_path, what, monkeypatch):
     note("back", first(model))
     train(model, steps=1)
     """,
+        LOFI_EVAL_WAIT="1",
     )
     told = seen(tmp_path)
     assert told["mean"] != told["own"]
@@ -347,11 +345,8 @@ def test_ema_copies_start_equal_are_evaluated_and_averaged(tmp_path, kind):
     assert written["epoch"] == 2
 
 
-def test_one_rank_that_calls_train_does_not_leave_the_others(tmp_path, monkeypatch):
+def test_one_rank_that_calls_train_does_not_leave_the_others(tmp_path):
     """Collectives stay real until training goes on, and metrics may be reduced after train()."""
-    from lofi.launch import evaluation
-
-    monkeypatch.setattr(evaluation, "GRACE_SECONDS", 1.0)
     run(
         tmp_path,
         """
@@ -372,6 +367,7 @@ def test_one_rank_that_calls_train_does_not_leave_the_others(tmp_path, monkeypat
     import lofi
     note("phase", lofi.phase())
     """,
+        LOFI_EVAL_WAIT="3",
     )
     for rank in range(4):
         assert seen(tmp_path, rank)["total"] == [4.0] and seen(tmp_path, rank)["phase"] == ["train"]

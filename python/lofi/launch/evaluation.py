@@ -35,8 +35,7 @@ from lofi.rounds.board import job_board
 from lofi.rounds.rounds import Round
 
 # Ranks of a node come to an evaluation together, up to a data loader's start. A rank that comes
-# alone (`if rank == 0: evaluate(model)`) waits this long once, and then for a moment only.
-GRACE_SECONDS = 30.0
+# alone (`if rank == 0: evaluate(model)`) waits LOFI_EVAL_WAIT once, and then for a moment only.
 _GRACE_OF_A_LONER = 2.0
 # An evaluation every few steps, many times over, is hardly one.
 _STEPS_BETWEEN = 5
@@ -195,7 +194,9 @@ def _missing(here: job.Job, state: Evaluation, target: Target) -> str:
     board = job_board().part(f"evaluation/{at}/{state.attempts[at]}")
 
     ours = Round(board.part(f"node {node}"), here.place, size)
-    grace = min(_GRACE_OF_A_LONER if state.came_alone else GRACE_SECONDS, here.settings.timeout)
+    grace = min(here.settings.eval_wait, here.settings.timeout)
+    if state.came_alone:
+        grace = min(grace, _GRACE_OF_A_LONER)
     what = f"rank {here.rank} waits at an evaluation for the ranks of its node"
     missing = ours.meet(grace, what).missing
     if here.place in missing:
