@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 # make demo    set up, then the main job: lo-fi against data parallelism on real images
-# make test    set up, then every test
+# make quick   set up, then the tests in C, and in Python those that cover each feature once
+# make test    set up, then every test but the slow ones, which try programs as users run them
+# make test-all    set up, then every test
 # make bench   set up, then the benchmarks (root for those over links, a GPU for that on a GPU)
 # make check   formatting and lint
 # make c       liblofi alone: warnings as errors, sanitizers, install (no Python, no torch)
@@ -14,7 +16,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 SOURCES := CMakeLists.txt pyproject.toml setup.py \
     $(shell find backend c_api -name '*.[ch]' -o -name '*.cu' -o -name '*.[ch]pp' -o -name '*.txt' -o -name '*.map')
 
-.PHONY: all setup demo test test-c test-python bench check c clean
+.PHONY: all setup demo quick test test-all test-c bench check c clean
 all: setup
 
 setup: $(VENV)/.built
@@ -36,7 +38,13 @@ $(VENV)/.built: $(VENV)/.deps $(SOURCES)
 demo: setup
 	$(BIN)/python examples/vision/demo.py
 
+quick: setup test-c
+	$(BIN)/python -m pytest -m quick tests
+
 test: setup test-c
+	$(BIN)/python -m pytest -m "not slow" tests
+
+test-all: setup test-c
 	$(BIN)/python -m pytest tests
 
 test-c: $(VENV)/.deps

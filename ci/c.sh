@@ -22,7 +22,7 @@ build() {
 run_tests() {
   local name=$1
   shift
-  ctest --test-dir "build/$name" --output-on-failure "$@"
+  ctest --test-dir "build/$name" --output-on-failure --parallel "${JOBS:-2}" "$@"
 }
 
 run_gcc() {

@@ -141,6 +141,7 @@ def _left_out(bad_nodes):
     return lofi.finalize_average(state), state
 
 
+@pytest.mark.quick
 def test_a_node_that_is_not_finite_is_left_out():
     for average, state in run_ranks(_left_out, 3, [1], env={"LOFI_NODE_SIZE": "1"}):
         assert average.nodes == [0, 2] and average.missing == [1]
@@ -332,6 +333,7 @@ def _tie(dtype, step):
     return value.tolist()
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(("dtype", "step"), [(torch.bfloat16, 2.0**-7), (torch.float16, 2.0**-10)])
 def test_rounded_once_not_by_way_of_float32(dtype, step):
     for value in run_ranks(_tie, 2, dtype, step, env={"LOFI_NODE_SIZE": "1"}):
@@ -377,6 +379,7 @@ def _every_kind_of_target():
     return tensors, leaves, stepped.detach(), [t[0].item() for t in inside]
 
 
+@pytest.mark.quick
 def test_every_kind_of_target():
     results = run_ranks(_every_kind_of_target, 4, env={"LOFI_NODE_SIZE": "2"})
     for rank, (tensors, leaves, stepped, inside) in enumerate(results):

@@ -69,6 +69,7 @@ def _a_block(keep):
     return right, equal(values(model), own), phase, world_sum.item(), average, lofi.phase()
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("keep", ["host", "device"])
 def test_the_average_is_in_and_own_weights_come_back(keep):
     for right, back, phase, total, average, after in run_ranks(_a_block, 4, keep, env=NODES):

@@ -275,6 +275,7 @@ def bytes_job() -> int:
     return sum(sent)
 
 
+@pytest.mark.quick
 def test_absent_and_silent_nodes_cost_nothing():
     sent = run_ranks(bytes_job, 3, env={"LOFI_NODE_SIZE": "1"})
     # A node gives half of its row and returns half of the mean; one that is silent only returns.

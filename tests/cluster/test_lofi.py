@@ -9,7 +9,10 @@ from harness.cluster import WORKERS
 from harness.cluster.netns import Cluster, requires_root_and_netns
 
 MISSING = requires_root_and_netns()
-pytestmark = pytest.mark.skipif(MISSING is not None, reason=str(MISSING))
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(MISSING is not None, reason=str(MISSING)),
+]
 
 # Keep-alives, acknowledgements that were under way, store keys of a node that is ahead.
 ALLOWANCE_BYTES = 10_000

@@ -22,7 +22,10 @@ from harness.cluster.marks import parse_counters
 from harness.cluster.netns import INTERFACE, Cluster, requires_root_and_netns
 
 REASON = requires_root_and_netns()
-pytestmark = pytest.mark.skipif(REASON is not None, reason=REASON or "")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(REASON is not None, reason=REASON or ""),
+]
 needs_torch = pytest.mark.skipif(not importlib.util.find_spec("torch"), reason="torch is missing")
 
 MIB = 1 << 20

@@ -23,10 +23,13 @@ TIMEOUT = 120  # seconds; one is usual
 BUILD_TIMEOUT = 300
 
 MISSING = [name for name in ("cmake", "mpicc", "mpirun") if shutil.which(name) is None]
-pytestmark = pytest.mark.skipif(
-    bool(MISSING),
-    reason=f"not installed: {', '.join(MISSING)} (Debian: cmake openmpi-bin libopenmpi-dev)",
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        bool(MISSING),
+        reason=f"not installed: {', '.join(MISSING)} (Debian: cmake openmpi-bin libopenmpi-dev)",
+    ),
+]
 
 
 @dataclass

@@ -52,6 +52,7 @@ def same(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.dtype == b.dtype and a.shape == b.shape and torch.equal(a, b)
 
 
+@pytest.mark.quick
 def test_nested_files_of_torch_save(tmp_path):
     paths, contents = saved(tmp_path)
     lofi.average_checkpoints(paths, tmp_path / "out.pth")
@@ -72,6 +73,7 @@ def test_nested_files_of_torch_save(tmp_path):
     assert got["history"][1][1] == "text"
 
 
+@pytest.mark.quick
 def test_weights_base_and_dtype(tmp_path):
     paths, contents = saved(tmp_path)
     lofi.average_checkpoints(paths, tmp_path / "w.pt", weights=[1, 2.5, 0.25])
@@ -122,6 +124,7 @@ def test_only_and_skip(tmp_path):
     assert same(got["model_ema"]["embed"], contents[0]["model_ema"]["embed"])
 
 
+@pytest.mark.quick
 def test_folders_of_distributed_checkpoint(tmp_path):
     import torch.distributed.checkpoint as dcp
 

@@ -93,6 +93,7 @@ def test_converted_with_one_rounding(runs, tmp_path, kind, to):
     check(read(out), inputs, kind=to)
 
 
+@pytest.mark.quick
 def test_mixed_dtypes(runs, tmp_path):
     inputs = [run_of(i, kind) for i, kind in enumerate(["BF16", "F32", "F8_E4M3", "F64"])]
     out = tmp_path / "out.safetensors"
@@ -181,6 +182,7 @@ def test_only_and_skip(runs, tmp_path):
         assert result[name].same(inputs[0][name])
 
 
+@pytest.mark.quick
 def test_shards_cut_differently(tmp_path):
     inputs = [run_of(i, "BF16") for i in range(3)]
     names = list(SHAPES)
@@ -656,6 +658,7 @@ def test_memory_is_bounded(large, tmp_path):
 # ---- info and diff ----
 
 
+@pytest.mark.quick
 def test_info(runs, tmp_path):
     inputs = [run_of(i, "BF16") for i in range(2)]
     paths = runs(inputs)
@@ -704,6 +707,7 @@ def test_info_tells_what_shards_repeat_once(tmp_path):
     assert lines == [f"  {key}: {value}" for key, value in expected]
 
 
+@pytest.mark.quick
 def test_diff(runs):
     inputs = [run_of(i, "F32") for i in range(3)]
     inputs[1]["b"] = inputs[0]["b"]

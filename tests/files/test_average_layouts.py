@@ -60,6 +60,7 @@ def names_in(folder: Path) -> list[str]:
     return sorted(str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file())
 
 
+@pytest.mark.quick
 def test_variant(tmp_path):
     """model.fp16-00001-of-00002.safetensors with model.safetensors.index.fp16.json."""
     index = "model.safetensors.index.fp16.json"

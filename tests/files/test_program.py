@@ -49,6 +49,7 @@ def lofi(request, without_torch):
     return of
 
 
+@pytest.mark.quick
 def test_average_info_diff(lofi, runs):
     inputs = ["run1.safetensors", "run3.safetensors"]
     done = lofi("average", *inputs, "-o", "mean.safetensors", "--verify", folder=runs)
@@ -107,6 +108,7 @@ def test_without_the_program(monkeypatch):
         program.run(["average"])
 
 
+@pytest.mark.slow
 def test_a_wheel_has_it(tmp_path, runs):
     """Built as pip builds it, installed where there is neither torch nor anything else."""
     command = [

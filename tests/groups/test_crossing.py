@@ -4,6 +4,7 @@ and nodes that do not come to the same one are told."""
 
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from harness.rank_jobs import (
@@ -79,6 +80,7 @@ def _drifts_between_call_sites() -> Any:
         return raised(lambda: dist.broadcast_object_list([value], src=0))
 
 
+@pytest.mark.quick
 def test_nodes_at_different_calls_are_told_at_once():
     for rank, error in enumerate(run_nodes(_drifts_between_call_sites)):
         assert error.type == "RuntimeError", error
@@ -123,6 +125,7 @@ def _users_exchange() -> Any:
         return counts, warned, lofi.stats()
 
 
+@pytest.mark.quick
 def test_a_users_broadcast_is_real_and_counted():
     results = run_nodes(_users_exchange)
     for _, warned, stats in results:

@@ -216,6 +216,7 @@ def _world_scope_at_setup() -> Any:
     return comparison.report()
 
 
+@pytest.mark.quick
 def test_world_scope_at_setup():
     results = run_ranks(_world_scope_at_setup, 4, env={"LOFI_NODE_SIZE": "2", "LOFI_LOG": "error"})
     _check(results, GROUP_FUNCTIONS | collectives.POINT_TO_POINT, refuses=True)

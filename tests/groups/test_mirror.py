@@ -208,6 +208,7 @@ def _node_zero_alone() -> Any:
     return dist.get_rank()
 
 
+@pytest.mark.quick
 def test_a_node_waits_for_no_other():
     assert _nodes(_node_zero_alone) == [0, 1, 2, 3]
 
@@ -236,6 +237,7 @@ def _futures() -> Any:
     return seen
 
 
+@pytest.mark.quick
 def test_futures_hold_the_whole_result():
     results = _nodes(_futures)
     image = [Feed(rank, exact=True).tensor((1000,), torch.float32) for rank in range(4)]
@@ -308,6 +310,7 @@ def _error(call: Any) -> tuple[bool, str]:
     return False, "nothing was raised"
 
 
+@pytest.mark.quick
 def test_what_cannot_be_mirrored_is_refused_by_name():
     for refused, tensor in _nodes(_refused):
         for name, errors in refused.items():

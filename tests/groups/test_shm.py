@@ -205,6 +205,7 @@ def _premul(factor: Any) -> Any:
     return results, refused
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("factor", [3.0, torch.tensor([3.0])])
 def test_premul_sum(factor):
     for results, refused in run_ranks(_premul, 3, factor):
@@ -442,6 +443,7 @@ def _ddp_step(backend: str) -> Any:
     return collectives.frozen(list(model.state_dict().values())), used
 
 
+@pytest.mark.quick
 def test_ddp_of_two_ranks_gives_the_bits_of_gloo():
     gloo, lofi = (run_ranks(_ddp_step, 2, backend) for backend in ("gloo", "lofi"))
     assert [values for values, _ in gloo] == [values for values, _ in lofi]

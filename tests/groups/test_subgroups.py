@@ -3,6 +3,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from harness.rank_jobs import (
@@ -46,6 +47,7 @@ def _inside_a_node() -> Any:
         return start, own, stats, value.item(), out.item(), error
 
 
+@pytest.mark.quick
 def test_ddp_over_a_group_inside_one_node():
     results = run_nodes(_inside_a_node)
     for rank, (start, own, stats, value, out, error) in enumerate(results):

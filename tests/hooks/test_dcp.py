@@ -3,6 +3,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
@@ -52,6 +53,7 @@ def _dcp(folder: str) -> Any:
         return start, own, average, loaded, crossed
 
 
+@pytest.mark.quick
 def test_distributed_checkpoints_hold_one_model(tmp_path):
     results = run_nodes(_dcp, str(tmp_path))
     first_node = results[0][1]

@@ -3,6 +3,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.distributed.nn.functional as dist_fn
@@ -41,6 +42,7 @@ def _autograd() -> Any:
         return gathered, by_list, total.detach(), value.grad
 
 
+@pytest.mark.quick
 def test_autograd_of_collectives_is_the_mirrored_worlds():
     results = run_nodes(_autograd)
     for rank, (gathered, by_list, total, by_sum) in enumerate(results):

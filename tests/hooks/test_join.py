@@ -3,6 +3,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from harness.rank_jobs import (
@@ -69,6 +70,7 @@ def _joins() -> Any:
         return counter.count, counter.joined_last, weights(model), lofi.stats()["cross_bytes"]
 
 
+@pytest.mark.quick
 def test_join_with_inputs_that_differ_between_ranks_and_nodes():
     results = run_nodes(_joins)
     check_apart([own for _, _, own, _ in results])

@@ -91,6 +91,7 @@ def test_nonsense_on_one_rank_is_the_same_sentence_on_every_rank(tmp_path):
     check_same_sentence(tmp_path, cases)
 
 
+@pytest.mark.quick
 def test_nodes_that_do_not_fit_and_ranks_that_disagree(tmp_path):
     def everywhere(variables: dict[str, str], *parts: str) -> Any:
         return variables, variables, list(parts)
@@ -165,6 +166,7 @@ def _configures() -> Any:
         return errors, lofi.stats()["nodes"], strict
 
 
+@pytest.mark.quick
 def test_configure():
     env = {"LOFI_NODE_SIZE": "2", "LOFI_STRICT": "0", "LOFI_TIMEOUT": "100"}
     for errors, nodes, strict in run_nodes(_configures, env=env):

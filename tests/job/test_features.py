@@ -107,6 +107,7 @@ def launch(folder: Path, **env: str) -> list[str]:
     return [rank.communicate(timeout=100)[1] for rank in ranks]
 
 
+@pytest.mark.quick
 def test_a_feature_is_its_files_and_a_line(tmp_path, package):
     (tmp_path / "script.py").write_text(textwrap.dedent(SCRIPT))
     errors = launch(tmp_path, LOFI_THROWN="near")

@@ -24,6 +24,7 @@ def _stubbed() -> set[str]:
     return names
 
 
+@pytest.mark.quick
 def test_the_stub_lists_what_the_module_offers():
     assert _stubbed() == {name for name in vars(_C) if not name.startswith("_")}
 
@@ -59,6 +60,7 @@ def backend():
     assert made == []  # nothing was made for a word that is not known
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("span", ["nodes", "World", ""])
 def test_inner_refuses_unknown_ranks_and_lists_the_known(backend, span):
     with pytest.raises(ValueError, match="node, world or column"):

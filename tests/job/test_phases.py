@@ -3,6 +3,7 @@
 
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from harness import truth
@@ -81,6 +82,7 @@ def _scopes() -> Any:
         return seen, lofi.stats()
 
 
+@pytest.mark.quick
 def test_scopes_and_phases():
     for rank, (seen, stats) in enumerate(run_nodes(_scopes)):
         world, node = 15.0, 6.0 if rank < 2 else 24.0

@@ -1,4 +1,5 @@
 # SPDX-License-Identifier: MIT
+import pytest
 import torch
 import torch.distributed as dist
 from harness import truth
@@ -24,6 +25,7 @@ def _train():
     return own, model.module.weight.detach(), average, lofi.stats()
 
 
+@pytest.mark.quick
 def test_nodes_train_apart_and_average():
     results = run_ranks(_train, 4, env={"LOFI_NODE_SIZE": "2"})
     own = [r[0] for r in results]

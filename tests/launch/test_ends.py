@@ -94,6 +94,7 @@ TOLD = """
 """
 
 
+@pytest.mark.quick
 def test_sigterm_averages_if_asked(tmp_path):
     ended = launch(tmp_path, TOLD, nodes=2, node_size=2, LOFI_ON_SIGTERM="average")
     assert all(rank.code in (0, None) for rank in ended), ended

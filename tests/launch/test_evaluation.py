@@ -88,6 +88,7 @@ EPOCHS = """
 """
 
 
+@pytest.mark.quick
 def test_each_epoch_is_evaluated_as_the_average(tmp_path):
     ended = run(tmp_path, EPOCHS)
     for rank in range(4):
@@ -460,6 +461,7 @@ def test_a_model_that_is_sharded_in_its_node(tmp_path):
     assert equal(written["model"], mean) and written["epoch"] == 1
 
 
+@pytest.mark.quick
 def test_a_copy_in_a_function_that_has_returned(tmp_path):
     run_with_net(
         tmp_path,

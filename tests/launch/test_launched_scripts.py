@@ -189,6 +189,7 @@ def check_rest_is_kept(content: Any, own: Any) -> None:
     assert content["optimizer"]["param_groups"] == own["optimizer"]["param_groups"]
 
 
+@pytest.mark.quick
 def test_only_the_models_weights_are_replaced(tmp_path):
     launch(tmp_path, SAVES)
     content, own = (load(tmp_path / name) for name in ("checkpoint.lofi.pth", "checkpoint.pth"))
@@ -197,6 +198,7 @@ def test_only_the_models_weights_are_replaced(tmp_path):
     check_rest_is_kept(content, own)
 
 
+@pytest.mark.quick
 def test_in_place(tmp_path):
     launch(tmp_path, SAVES, LOFI_SAVE="inplace")
     content = load(tmp_path / "checkpoint.pth")
@@ -275,6 +277,7 @@ NEVER_WRAPS = """
 """
 
 
+@pytest.mark.quick
 def test_a_script_that_wraps_nothing(tmp_path):
     ended = launch(tmp_path, NEVER_WRAPS)
     assert [rank.phase for rank in ended] == ["done", "done"]

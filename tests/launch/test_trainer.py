@@ -106,6 +106,7 @@ ALONE = """
 """
 
 
+@pytest.mark.quick
 def test_the_model_saved_and_evaluated_is_the_average(tmp_path):
     ended = run(tmp_path, script("dict(eval_strategy='epoch', save_strategy='epoch')"), END, ALONE)
     average = mean(tmp_path)
@@ -303,6 +304,7 @@ ACCELERATE = """
 """
 
 
+@pytest.mark.quick
 def test_accelerates_own_loop(tmp_path):
     """It broadcasts the generator's state each epoch: inside the node."""
     ended = run(tmp_path, ACCELERATE)

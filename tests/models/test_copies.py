@@ -6,6 +6,7 @@ import io
 import pickle
 from typing import Any
 
+import pytest
 import torch
 from harness.rank_jobs import (
     equal,
@@ -50,6 +51,7 @@ def _copies() -> Any:
         return own, copies, unchanged, b"lofi" in pickled
 
 
+@pytest.mark.quick
 def test_copies_of_a_wrapped_model_carry_nothing_of_lofis():
     for own, copies, unchanged, named in run_nodes(_copies):
         assert all(equal(own, other) for other in copies)

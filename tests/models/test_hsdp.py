@@ -177,6 +177,7 @@ def _fsdp1_hybrid(use_orig_params: bool) -> Any:
         return own, crossed, full_of_fsdp1(model)
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize("use_orig_params", [False, True])
 def test_fsdp1_hybrid_shard(use_orig_params):
     results = run_nodes(_fsdp1_hybrid, use_orig_params)

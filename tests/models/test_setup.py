@@ -4,6 +4,7 @@
 import time
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from harness import truth
@@ -38,6 +39,7 @@ def _save_barrier_load(path: str) -> Any:
         return loaded, weights(model)
 
 
+@pytest.mark.quick
 def test_save_barrier_load_after_wrapping(tmp_path):
     results = run_nodes(_save_barrier_load, str(tmp_path / "model.pt"))
     for loaded, _ in results:
@@ -113,6 +115,7 @@ def _rewrap(new_head: bool) -> Any:
         return own, start, trained, weights(module), crossed
 
 
+@pytest.mark.quick
 def test_wrapping_again_keeps_each_nodes_training():
     results = run_nodes(_rewrap, False)
     own, start, trained, average, crossed = (list(part) for part in zip(*results, strict=True))

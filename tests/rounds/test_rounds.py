@@ -48,6 +48,7 @@ def _meet(late: int | None, seconds: float, kind: str):
     return closed, onlooker
 
 
+@pytest.mark.quick
 @pytest.mark.parametrize(("kind", "value"), [("LEAST", 7), ("DIFFERS", -1), ("NOTHING", 0)])
 def test_all_come(kind, value):
     for closed, onlooker in run_ranks(_meet, 4, None, SECONDS, kind):
@@ -153,6 +154,7 @@ def _meet_apart(words):
     return closed
 
 
+@pytest.mark.quick
 def test_words_that_differ_are_told_at_once():
     """To all who wait, though the last member never comes."""
     results = run_ranks(_meet_apart, 4, ["a", "b", "a", None])
