@@ -115,14 +115,16 @@ def test_a_wheel_has_it(tmp_path, runs):
         *(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-build-isolation", "--no-deps"),
         *("--wheel-dir", str(tmp_path), str(ROOT)),
     ]
-    subprocess.run(command, check=True, timeout=600)
+    # pip takes a lofi that it finds on the path for an installed one.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    subprocess.run(command, env=env, check=True, timeout=600)
     (wheel,) = tmp_path.glob("*.whl")
     assert any(name.endswith(".data/scripts/lofi") for name in zipfile.ZipFile(wheel).namelist())
     venv.create(tmp_path / "venv", with_pip=False)
     python = tmp_path / "venv" / "bin" / "python"
     install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
-    subprocess.run([*install, "--no-deps", "--no-index", str(wheel)], check=True, timeout=120)
-    env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    install += ["--no-deps", "--no-index", str(wheel)]
+    subprocess.run(install, env=env, check=True, timeout=120)
     for start in ([str(python.parent / "lofi")], [str(python), "-m", "lofi"]):
         done = run([*start, "info", "run1.safetensors"], runs, env)
         assert done.returncode == 0 and "run1.safetensors" in done.stdout, done.stderr

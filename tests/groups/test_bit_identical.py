@@ -497,6 +497,7 @@ def test_compiled(compilers):
     check(cases, 2, 2)
 
 
+@pytest.mark.slow
 def test_python_reducer(compilers):
     # Its own patch: monkeypatch would leave the configuration without the entry.
     with torch._dynamo.config.patch(optimize_ddp="python_reducer"):

@@ -27,7 +27,6 @@ def by_fractions(value: float, dtype: torch.dtype) -> float:
     return float(round(exact / step) * step)  # round() of a Fraction is to even
 
 
-@pytest.mark.quick
 @pytest.mark.parametrize("dtype", list(FORMATS))
 def test_rounded_once(dtype):
     bits, smallest = FORMATS[dtype]
@@ -48,14 +47,12 @@ def test_rounded_once(dtype):
     assert torch.equal(truth.rounded(values, dtype).double(), want.double())
 
 
-@pytest.mark.quick
 def test_ends_of_the_range():
     values = torch.tensor([float("inf"), -float("inf"), 1e300, 70000.0, 65519.999, 0.0])
     for dtype in (torch.float16, torch.bfloat16):
         assert torch.equal(truth.rounded(values.double(), dtype), values.double().float().to(dtype))
 
 
-@pytest.mark.quick
 def test_kinds():
     first, second = torch.tensor([1, 2]), torch.tensor([5, 6])
     assert torch.equal(truth.mean([first, second]), first)

@@ -107,7 +107,6 @@ def launch(folder: Path, **env: str) -> list[str]:
     return [rank.communicate(timeout=100)[1] for rank in ranks]
 
 
-@pytest.mark.quick
 def test_a_feature_is_its_files_and_a_line(tmp_path, package):
     (tmp_path / "script.py").write_text(textwrap.dedent(SCRIPT))
     errors = launch(tmp_path, LOFI_THROWN="near")
@@ -133,6 +132,7 @@ def check_imports(package: Path) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True)
 
 
+@pytest.mark.quick
 def test_the_check_of_imports_takes_it(package):
     done = check_imports(package)
     assert done.returncode == 0, done.stderr
