@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The output says of itself where the average came from; so does the index.
+ * The output says of itself where the average came from, and has an index of its shards.
  *
  * The format's metadata are text to text, so lists are JSON inside of text; a reader that knows
  * nothing of lofi carries them along.

@@ -4,7 +4,7 @@
  *
  * A task is issued with an event on the caller's stream, runs on the communicator's own stream
  * behind that event, and is done when this stream is: what is enqueued anywhere afterwards sees it.
- * What only moves bytes goes to NCCL as bytes, whatever its dtype. Where the slots of a rank lie
+ * A collective that only moves bytes goes to NCCL as bytes, whatever its dtype. Where the slots of a rank lie
  * apart, a group of calls does what one call does for slots side by side.
  */
 #include "core/collective.h"
