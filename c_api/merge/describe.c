@@ -102,7 +102,7 @@ static lofi_status describe_origin(const struct lofi__plan *plan, yyjson_mut_doc
     return add_digests(plan, doc, origin);
 }
 
-/* The first's entries but for the size, which is counted anew. */
+/* Adds the entries of the first input's index; the total size is counted anew. */
 static int add_index_metadata(const struct lofi__plan *plan, yyjson_mut_doc *doc,
                               yyjson_mut_val *root)
 {
