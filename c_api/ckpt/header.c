@@ -212,7 +212,7 @@ static lofi_status read_member(struct reader *r, yyjson_val *key, yyjson_val *va
     return read_entry(r, &h->entries[h->count++], value);
 }
 
-/* The copy of a text at `*end`, which moves on. */
+/* Copies a text to `*end`, and moves that behind it. */
 static const char *keep(const char *text, char **end)
 {
     const size_t bytes = strlen(text) + 1;

@@ -36,7 +36,8 @@ struct lofi__header {
  * Reads the JSON of a header, `length` bytes, of a file with `data_bytes` bytes behind it. A pure
  * function; `file` is for sentences. What it accepts, safetensors accepts: names once each, known
  * dtypes, shapes whose product fits their bytes, bytes that cover the data without gap or overlap.
- * LOFI_CORRUPT says what is wrong. lofi__header_clear, also after an error and of zeros.
+ * LOFI_CORRUPT says what is wrong. Clear the header also after an error; one of zeros may be
+ * cleared, too.
  */
 lofi_status lofi__header_parse(const char *file, const char *text, size_t length,
                                uint64_t data_bytes, struct lofi__header *header);

@@ -17,8 +17,9 @@ struct lofi__index {
     uint64_t count;
 };
 
-/* Pure; `file` is for sentences. LOFI_CORRUPT for a file name that is not a plain name in the same
- * folder. lofi__index_clear, also after an error and of zeros. */
+/* Reads the JSON of an index. Pure; `file` is for sentences. LOFI_CORRUPT for a file name that is
+ * not a plain name in the same folder. Clear the index also after an error; one of zeros may be
+ * cleared, too. */
 lofi_status lofi__index_parse(const char *file, const char *text, size_t length,
                               struct lofi__index *index);
 int lofi__index_has(const struct lofi__index *index, const char *tensor);

@@ -30,7 +30,7 @@ char *lofi__path_join(const char *folder, const char *name)
     return lofi__text_create("%s%s%s", folder, slash, name);
 }
 
-/* Without trailing slashes, but for the root. */
+/* The length without trailing slashes; the root keeps its own. */
 static size_t trimmed(const char *path)
 {
     size_t length = strlen(path);

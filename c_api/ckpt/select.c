@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <string.h>
 
-/* Past the brackets at `at`, whose backslash, if they have one, goes to `escape`. */
+/* Returns the place behind the brackets at `at`; `escape` gets their backslash, if there is one. */
 static const char *skip_brackets(const char *at, const char **escape)
 {
     const char *const begin = at + 1 + (at[1] == '^');

@@ -12,7 +12,7 @@ struct lofi__selection {
     regex_t only, skip;
 };
 
-/* NULL for an expression: no bound. LOFI_INVALID names a bad one. */
+/* An expression of NULL excludes no name. LOFI_INVALID names a bad one. */
 lofi_status lofi__selection_create(const char *only, const char *skip,
                                    struct lofi__selection *selection);
 void lofi__selection_clear(struct lofi__selection *selection);

@@ -182,7 +182,7 @@ void lofi__queue_destroy(lofi_comm *comm)
         if (comm->running)
             pthread_cond_wait(&comm->changed, &comm->lock);
         else
-            run_first(comm, 0); /* fails it */
+            run_first(comm, 0); /* the communicator is broken: the request fails */
     }
     pthread_cond_signal(&comm->has_work);
     pthread_mutex_unlock(&comm->lock);

@@ -7,7 +7,8 @@
 
 #include <time.h>
 
-/* In comm_create and comm_destroy. The second fails what is queued, and waits. */
+/* lofi_comm_create and lofi_comm_destroy call these. The second one fails all that is queued, and
+ * waits until nothing runs. */
 lofi_status lofi__queue_create(lofi_comm *comm);
 void lofi__queue_destroy(lofi_comm *comm);
 

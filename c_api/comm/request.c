@@ -27,7 +27,7 @@ static lofi_status keep_lists(struct lofi_request *request, int count)
     return LOFI_OK;
 }
 
-/* The status, with its sentence as the calling thread's error. */
+/* Returns the status, and makes its sentence the calling thread's last error. */
 static lofi_status outcome(const struct lofi_request *request)
 {
     if (request->status != LOFI_OK) lofi_set_error("%s", lofi__request_error(request));

@@ -42,7 +42,7 @@ static lofi_status check_reduction(const lofi_task *task)
     return LOFI_INVALID;
 }
 
-/* The buffers of one side: `slots` of them, or none at all. */
+/* Checks the buffers of one side: `slots` of them, or none at all. */
 static lofi_status check_buffers(const lofi_task *task, const char *side, const void *data,
                                  const void *const *list, int slots)
 {
@@ -65,7 +65,7 @@ static lofi_status check_buffers(const lofi_task *task, const char *side, const 
     return LOFI_OK;
 }
 
-/* Whether a rank gives, or gets, a slot for each rank: only then is a list read. */
+/* These tell whether a rank gives, or gets, a slot for each rank: only then is a list read. */
 static int gives_to_each(lofi_collective collective)
 {
     return collective == LOFI_REDUCE_SCATTER || collective == LOFI_ALL_TO_ALL;
@@ -77,7 +77,7 @@ static int gets_from_each(lofi_collective collective)
            collective == LOFI_ALL_TO_ALL;
 }
 
-/* How many slots a rank gives and gets. */
+/* These count the slots that a rank gives and gets. */
 static int slots_in(const lofi_comm *comm, const lofi_task *task)
 {
     if (task->collective == LOFI_BROADCAST) return 0;

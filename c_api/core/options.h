@@ -16,7 +16,8 @@
  * LOFI_INVALID if nothing was given or its size is not set, LOFI_ABI if it is larger. */
 lofi_status lofi__options_read(void *full, size_t bytes, const void *given, const char *init);
 
-/* The other way, for results: writes as much of `full` as the caller's struct holds. */
+/* The other way, for results: writes as much of `full` as the caller's struct holds, and leaves
+ * `size` as the caller set it. The statuses are those of lofi__options_read. */
 lofi_status lofi__options_write(void *given, const void *full, size_t bytes, const char *init);
 
 #endif /* LOFI_CORE_OPTIONS_H */

@@ -48,7 +48,7 @@ static lofi_status check_numbers(lofi_dtype dtype, size_t stride_bytes, int inpu
     return LOFI_INVALID;
 }
 
-/* The device that has the memory. */
+/* Checks the memory, and finds the device that has it. */
 static lofi_status check_memory(const struct lofi__driver *cu, const char *name, const void *data,
                                 size_t each, int *ordinal)
 {
@@ -91,7 +91,7 @@ static lofi_status check_place(const struct lofi__driver *cu, lofi_dtype dtype, 
 
 /* ---- kernels --------------------------------------------------------------------------------- */
 
-/* One for each context, for good. */
+/* The kernels that are loaded in one context, for good. */
 struct loaded {
     struct loaded *next;
     lofi__cu_context context;
@@ -115,7 +115,7 @@ static lofi__cu_result load_kernels(const struct lofi__driver *cu, struct loaded
     lofi__cu_result result = cu->ModuleLoadData(&module, lofi__cuda_image());
 
     if (result != 0) return result;
-        /* All of them: where modules are loaded lazily, this is what loads a kernel. */
+        /* All kernels are got at once: where modules are loaded lazily, this is what loads them. */
 #define GET(name, dtype, bits, widen, narrow)                                                      \
     if (result == 0)                                                                               \
         result = cu->ModuleGetFunction(&into->kernels[dtype], module, "lofi_mean_" #name);
@@ -129,7 +129,7 @@ static lofi_status load(const struct lofi__driver *cu, lofi__cu_context context,
                         const struct loaded **out)
 {
     struct loaded *fresh = lofi__mem_create(1, sizeof *fresh);
-    int mode = LOFI__CU_CAPTURE_RELAXED; /* what is loaded is no part of the graph */
+    int mode = LOFI__CU_CAPTURE_RELAXED; /* loading is no part of a graph that is being captured */
 
     if (fresh == NULL) return LOFI_NO_MEMORY;
     lofi__cu_result result = cu->ThreadExchangeStreamCaptureMode(&mode);
@@ -156,7 +156,7 @@ static lofi_status load(const struct lofi__driver *cu, lofi__cu_context context,
     return LOFI_OK;
 }
 
-/* The kernels in the current context, which is `context`. */
+/* Finds, or loads, the kernels of the current context, which is `context`. */
 static lofi_status get_loaded(const struct lofi__driver *cu, lofi__cu_context context,
                               const struct loaded **out)
 {

@@ -87,7 +87,7 @@ LOFI__INLINE uint16_t lofi__f64_to_f16(double value)
     const double absolute = lofi__f64_of(bits & UINT64_C(0x7fffffffffffffff));
     const float rounded = (float)lofi__round_bits(absolute, 0x1p-14, 0x1p15, 0x1p42);
     const int32_t wide = (int32_t)lofi__f32_bits(rounded);
-    /* Held in range, since what is not selected is converted too. */
+    /* The number is held in range because it is converted also where the result is not taken. */
     const float small = rounded < 0x1p-14f ? rounded : 0.0f;
     const int32_t subnormal = (int32_t)(small * 0x1p24f);
     const int32_t normal = (wide - (112 << 23)) >> 13;

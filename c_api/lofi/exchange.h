@@ -18,15 +18,15 @@ LOFI__DECLARATIONS_BEGIN
  *   GIVE     column: piece j of this rank's shard goes to node j, if this node gives anything; from
  *            every node that does comes the piece that is this node's
  *   COMBINE  the pieces that came become one, their weighted mean; column: it goes to all, and
- * theirs come, so that the shard is whole SHARE    node: the shard goes to all ranks, and theirs
- * come, so that the chunk is whole
+ *            theirs come, so that the shard is whole
+ *   SHARE    node: the shard goes to all ranks, and theirs come, so that the chunk is whole
  *
  * A node sends 2 (K-1)/K of the row's bytes, and each rank of it an equal part.
  *
  * The plan is the list of these steps in the order in which every rank of every member carries them
  * out, whatever moves the bytes. It depends on nothing but the shape, which is the same on all
- * ranks but for `gives`. What a plan is tried on again, after a member is lost, is another
- * exchange: over the members that are left, with communicators of its own.
+ * ranks but for `gives`. Another try, after a member is lost, is another exchange: over the members
+ * that are left, with communicators of its own.
  */
 typedef enum lofi_exchange_kind {
     LOFI_EXCHANGE_GIVE = 0,

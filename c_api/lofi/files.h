@@ -139,18 +139,20 @@ typedef struct lofi_average_report {
  *              largest elements come first, so that data stay aligned. Shards of another size have
  *              the first's names with other numbers ("model" if it is a file by itself). A folder
  *              also gets a copy of the first folder's other files (config, tokenizer: not hidden,
- * no weights in other formats, up to 64 MiB each), and of folders with nothing but such files; the
- * log names what is not copied. Where a config.json there names the dtype of the weights, it gets
- * `dtype`. Metadata   The first's entries, "format": "pt" if it has none, and lofi.version,
- * lofi.inputs, lofi.weights, lofi.base, lofi.alpha, lofi.sha256 as text in JSON. Output     Appears
- * under its name when it is complete: it is written beside it, under a name that begins with
- * ".lofi-", and renamed. After an error there is nothing, and what was there before is untouched; a
- * process that is killed leaves the hidden one. With `force` a folder is exchanged with an older
- * one in one step. Then the older one's safetensors files and index, and what the new one has too,
- * are removed, and the rest is moved to the new one; if that fails, or the process is killed there,
- * the rest is in the hidden folder, which the error names. An input is never replaced. Memory     A
- * few MiB for each thread, however large the files; for the names about 200 bytes for each tensor
- * of each input, and meanwhile five times the longest header.
+ *              no weights in other formats, up to 64 MiB each), and of folders with nothing but
+ *              such files; the log names what is not copied. Where a config.json there names the
+ *              dtype of the weights, it gets `dtype`.
+ *   Metadata   The first's entries, "format": "pt" if it has none, and lofi.version, lofi.inputs,
+ *              lofi.weights, lofi.base, lofi.alpha, lofi.sha256 as text in JSON.
+ *   Output     Appears under its name when it is complete: it is written beside it, under a name
+ *              that begins with ".lofi-", and renamed. After an error there is nothing, and what
+ *              was there before is untouched; a process that is killed leaves the hidden one. With
+ *              `force` a folder is exchanged with an older one in one step. Then the older one's
+ *              safetensors files and index, and what the new one has too, are removed, and the rest
+ *              is moved to the new one; if that fails, or the process is killed there, the rest is
+ *              in the hidden folder, which the error names. An input is never replaced.
+ *   Memory     A few MiB for each thread, however large the files; for the names about 200 bytes
+ *              for each tensor of each input, and meanwhile five times the longest header.
  *
  * LOFI_INVALID for options, and for checkpoints that do not fit together (names the tensor and both
  * files); LOFI_CORRUPT for damaged files, and for one that changes meanwhile; LOFI_SYSTEM for the

@@ -43,7 +43,7 @@ typedef struct lofi_round_options {
 typedef enum lofi_round_step {
     LOFI_ROUND_ANNOUNCE = 0, /* put this member's word on the board */
     LOFI_ROUND_COMPARE = 1,  /* put this member's word under a name for the first one of all, unless
-                                a  word is there; yes: the word there then is another one */
+                                a word is there; yes: the word there then is another one */
     LOFI_ROUND_LOOK = 2,     /* yes: close_at members, or more, have announced */
     LOFI_ROUND_WAIT = 3,     /* yes: there is a verdict; no: there is none, and the time is up or
                                    somebody is known not to come. A member that only announces may

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The output says of itself where the average came from; so does the index.
+ * The output says of itself where the average came from, and has an index of its shards.
  *
  * The format's metadata are text to text, so lists are JSON inside of text; a reader that knows
  * nothing of lofi carries them along.
@@ -102,7 +102,7 @@ static lofi_status describe_origin(const struct lofi__plan *plan, yyjson_mut_doc
     return add_digests(plan, doc, origin);
 }
 
-/* The first's entries but for the size, which is counted anew. */
+/* Adds the entries of the first input's index; the total size is counted anew. */
 static int add_index_metadata(const struct lofi__plan *plan, yyjson_mut_doc *doc,
                               yyjson_mut_val *root)
 {

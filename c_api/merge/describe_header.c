@@ -30,7 +30,8 @@ static int compare_keys(const void *left, const void *right)
     return order != 0 ? order : compare_order(left, right);
 }
 
-/* Each key once, as it comes first. Sorted for that: a stranger's file may have very many. */
+/* Keeps the first entry of each key. The list is sorted for that, since a stranger's file may have
+ * very many. */
 static uint64_t remove_doubles(struct found *list, uint64_t count)
 {
     uint64_t kept = 0;
@@ -94,7 +95,7 @@ static int add_metadata(const struct lofi__plan *plan, uint64_t number, yyjson_m
     return 1;
 }
 
-/* The JSON of all that; NULL: no memory. */
+/* Writes the metadata as JSON. NULL: there is no memory. */
 static char *write_metadata(const struct lofi__plan *plan, uint64_t number, yyjson_mut_val *origin)
 {
     char *text = NULL;
@@ -153,7 +154,7 @@ static void put_job(struct lofi__text *out, const struct lofi__job *job)
     put(out, "]}");
 }
 
-/* The JSON, and spaces up to where eight bytes are aligned. */
+/* Writes the header's JSON, and spaces up to a multiple of eight bytes. */
 static void put_header(struct lofi__text *out, const struct lofi__plan *plan,
                        const struct lofi__output *output, const char *metadata)
 {

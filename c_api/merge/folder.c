@@ -18,7 +18,7 @@ static int is_dots(const char *name)
     return strcmp(name, ".") == 0 || strcmp(name, "..") == 0;
 }
 
-/* The next name but "." and ".."; NULL at the end, or with `*st` set. */
+/* Reads the next name but "." and "..". NULL at the end, or after an error, which is in `*st`. */
 static const char *next_name(DIR *list, const char *folder, lofi_status *st)
 {
     const struct dirent *entry;

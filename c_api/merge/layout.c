@@ -21,7 +21,7 @@ static int compare_jobs(const void *left, const void *right)
     return a->order < b->order ? -1 : 1;
 }
 
-/* Keeps the first's files. */
+/* Keeps the files of the first input. */
 static void assign_files(const struct lofi__plan *plan, uint64_t *count)
 {
     const lofi_checkpoint *first = plan->sources[0];
@@ -54,7 +54,7 @@ static int has_new_sizes(const struct lofi__plan *plan)
     return 0;
 }
 
-/* Without "-00001-of-00002". */
+/* The length of a name without "-00001-of-00002". */
 static size_t without_number(const char *name, size_t length)
 {
     static const char form[] = "-#####-of-#####";
@@ -139,7 +139,7 @@ static char *index_of(const char *stem)
                              stem, variant);
 }
 
-/* One that has no name by which readers find it gets one. */
+/* The first input's index keeps its name, unless readers would not find it by that. */
 static char *name_index(const lofi_checkpoint *first, const char *stem)
 {
     if (first->index_path == NULL || !lofi__path_is_index(first->index_path)) return index_of(stem);

@@ -23,7 +23,7 @@ static const char *const weights[] = {
     ".msgpack",     ".ot",  ".onnx", ".onnx_data", ".gguf", ".distcp",
 };
 
-/* Also what says where they are: pytorch_model.bin.index.json and its like. */
+/* Weights are also their indexes: pytorch_model.bin.index.json and its like. */
 static int is_weights(const char *name)
 {
     if (lofi__path_ends_with(name, ".json") && strstr(name, ".index.") != NULL) return 1;
@@ -32,7 +32,7 @@ static int is_weights(const char *name)
     return 0;
 }
 
-/* Part of the first checkpoint or of the output, whatever it is called. */
+/* Tells whether the file belongs to the first checkpoint or the output, whatever it is called. */
 static int is_of_plan(const struct lofi__plan *plan, const char *name)
 {
     const lofi_checkpoint *first = plan->sources[0];
@@ -53,7 +53,7 @@ static lofi_status warn(const char *path, const char *why)
     return LOFI_OK;
 }
 
-/* For what the last error says. */
+/* Logs the last error as the reason for which a file is not copied. */
 static lofi_status warn_last(void)
 {
     lofi_log(LOFI_LOG_WARN, "%s (it is not copied)", lofi_last_error());
@@ -76,7 +76,7 @@ static lofi_status copy_file(struct lofi__place_on_disk *disk, const char *path,
     return st;
 }
 
-/* The names in a folder that are not hidden, for free_names; -1 with errno. */
+/* Hidden files are not copied. */
 static int is_visible(const struct dirent *entry)
 {
     return entry->d_name[0] != '.';
@@ -94,7 +94,7 @@ static void free_names(struct dirent **names, int count)
     if (count >= 0) free(names);
 }
 
-/* Why the folder is not copied; NULL: it is. */
+/* Returns the reason for which the folder is not copied; NULL: it is copied. */
 static const char *refusal(const char *folder, struct dirent *const *names, int count)
 {
     off_t bytes = 0;

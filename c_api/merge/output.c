@@ -29,7 +29,7 @@ static lofi_status refuse_input(const char *path)
     return LOFI_INVALID;
 }
 
-/* Neither the file of this name, nor the folder that has it in it. */
+/* Refuses an output that is the file of this name, or the folder that has it in it. */
 static lofi_status check_name(const struct lofi__place_on_disk *disk, const struct stat *out,
                               const char *path)
 {
@@ -43,7 +43,7 @@ static lofi_status check_name(const struct lofi__place_on_disk *disk, const stru
     return is_it || is_in ? refuse_input(disk->final) : LOFI_OK;
 }
 
-/* By its name, and by the one that links lead to. */
+/* Checks an input by its name, and by the one that links lead to. */
 static lofi_status check_input(const struct lofi__place_on_disk *disk, const struct stat *out,
                                const char *path)
 {
@@ -121,7 +121,8 @@ static lofi_status check_existing(struct lofi__place_on_disk *disk, const struct
     return LOFI_INVALID;
 }
 
-/* A name that says of which kind the output is has to be right. */
+/* Refuses a name that promises the other kind of output: a file's for a folder, a folder's for a
+ * file. */
 static lofi_status check_ending(const struct lofi__place_on_disk *disk)
 {
     const char *out = disk->plan->options.out;
@@ -198,7 +199,7 @@ static lofi_status create_temporary(struct lofi__place_on_disk *disk)
     return lofi__path_failed(disk->final, "can't be made");
 }
 
-/* Its blocks are reserved where the file system can do that. */
+/* Gives the file its size, and reserves its blocks where the file system can do that. */
 static lofi_status reserve(int fd, const char *path, uint64_t bytes)
 {
     if (bytes > INT64_MAX) {

@@ -17,7 +17,8 @@ struct lofi__place_on_disk {
     unsigned mode;
 };
 
-/* Refuses what may not be replaced; makes nothing. lofi__output_discard, also after an error. */
+/* Refuses to replace what may not be replaced; makes nothing. Discard the output also after an
+ * error. */
 lofi_status lofi__output_check(const struct lofi__plan *plan, struct lofi__place_on_disk *disk);
 /* Makes the files at their full size, with their headers. */
 lofi_status lofi__output_create(struct lofi__place_on_disk *disk);
@@ -26,9 +27,9 @@ lofi_status lofi__output_add(struct lofi__place_on_disk *disk, const char *name,
                              size_t bytes);
 lofi_status lofi__output_add_folder(struct lofi__place_on_disk *disk, const char *name);
 lofi_status lofi__output_sync_folder(const struct lofi__place_on_disk *disk, const char *name);
-/* Gives it its name. */
+/* Gives the output its name. */
 lofi_status lofi__output_commit(struct lofi__place_on_disk *disk);
-/* Closes, and removes what is temporary still. */
+/* Closes the files, and removes all that still has a temporary name. */
 void lofi__output_discard(struct lofi__place_on_disk *disk);
 
 /* others.c: copies the first folder's other files. */

@@ -94,7 +94,7 @@ static lofi_status create_job(const struct lofi__plan *plan, uint64_t i, int is_
     return LOFI_INVALID;
 }
 
-/* Names that the others have and the first does not. */
+/* Refuses a selected tensor that another source has and the first does not. */
 static lofi_status check_rest(const struct lofi__plan *plan,
                               const struct lofi__selection *selection)
 {
@@ -115,7 +115,7 @@ static lofi_status check_rest(const struct lofi__plan *plan,
     return LOFI_OK;
 }
 
-/* A slip in an expression would make a copy of the first input. */
+/* Refuses expressions that select nothing: a slip would make a copy of the first input. */
 static lofi_status refuse_selection(const struct lofi__plan *plan)
 {
     const char *only = plan->options.only, *skip = plan->options.skip;
@@ -147,7 +147,7 @@ static lofi_status create_jobs(struct lofi__plan *plan, const struct lofi__selec
     return refuse_selection(plan);
 }
 
-/* All that can be said of the options by themselves. */
+/* Checks all that can be told of the options by themselves. */
 static lofi_status read_options(const lofi_average_files_options *given, struct lofi__plan *plan,
                                 struct lofi__selection *selection)
 {

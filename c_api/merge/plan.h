@@ -48,12 +48,12 @@ struct lofi__plan {
 };
 
 /* Checks the options, opens the sources, matches their tensors and lays the output out; writes
- * nothing. What the options point to is borrowed. lofi__plan_clear, also after an error and of
- * zeros. */
+ * nothing. What the options point to is borrowed. Clear the plan also after an error; one of zeros
+ * may be cleared, too. */
 lofi_status lofi__plan_create(const lofi_average_files_options *options, struct lofi__plan *plan);
 void lofi__plan_clear(struct lofi__plan *plan);
 
-/* The steps of it that have files of their own: layout.c, describe.c. */
+/* These complete the plan: the layout, in layout.c; headers and index, in describe.c. */
 lofi_status lofi__plan_lay_out(struct lofi__plan *plan);
 lofi_status lofi__plan_describe(struct lofi__plan *plan);
 

@@ -66,7 +66,7 @@ uint64_t lofi__stream_bytes(const struct lofi__plan *plan)
     return bytes;
 }
 
-/* 0: there is no more, or somebody failed. */
+/* Takes the next block. 0: there is none any more, or a thread has failed. */
 static int take_block(struct stream *stream, struct lofi__block *block)
 {
     const struct lofi__plan *plan = stream->plan;

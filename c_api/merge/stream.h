@@ -11,13 +11,15 @@ struct lofi__stream_options {
     int is_check;   /* 1: computes with the scalar kernels and compares */
 };
 
-/* Threads for a plan: what was asked for or the CPUs, as far as memory and blocks go round. */
+/* The number of threads for a plan: as many as were asked for, or CPUs, but no more than there is
+ * memory and are blocks for. */
 int lofi__stream_threads(const struct lofi__plan *plan);
 
 /* Bytes of the sources that a run reads. */
 uint64_t lofi__stream_bytes(const struct lofi__plan *plan);
 
-/* The first error of any thread ends it. LOFI_STATE if the progress function says so. */
+/* Runs until all is done, or any thread has an error. LOFI_STATE if the progress function asks to
+ * end. */
 lofi_status lofi__stream_run(const struct lofi__plan *plan,
                              const struct lofi__stream_options *options);
 

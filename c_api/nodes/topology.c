@@ -20,8 +20,8 @@ struct lofi_topology {
     int source;
 };
 
-/* Here, what is wrong is wrong with the program and not with its surroundings; without a rank
- * or a world the other ranks can't be told. */
+/* An error here lies in the program and not in its surroundings; without a rank or a world the
+ * other ranks can't be told of it. */
 static lofi_status check_options(const lofi_topology_options *options, lofi_allgather_fn allgather,
                                  lofi_topology **out)
 {

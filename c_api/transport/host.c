@@ -17,7 +17,7 @@
 
 /* A chunk of one rank's data; the scratch holds one from or for each rank, twice. */
 #define CHUNK_BYTES ((size_t)256 << 10)
-/* Below, one message in place of two. */
+/* Up to this size data go in one message to all in place of two with pieces. */
 #define WHOLE_BYTES ((size_t)4 << 10)
 
 struct host {
@@ -87,7 +87,8 @@ static lofi_status host_all_gather(const struct host *host, const void *in, void
                    errors);
 }
 
-/* Without an all_to_all: every piece goes to all, in turn, through `got`'s place. */
+/* A host without an all_to_all gets an all_gather for each rank: all see the pieces for it, and the
+ * others drop them. */
 static lofi_status host_all_to_all(const struct host *host, const char *in, char *out, size_t bytes)
 {
     const int count = host->members->count, rank = host->members->rank;
@@ -171,7 +172,7 @@ static void take_root(const struct host *host, const lofi_task *task, size_t beg
            count * each);
 }
 
-/* One chunk, a piece for each rank; the last ones may be shorter, and are sent full size. */
+/* Reduces one chunk, a piece on each rank; the last pieces may be short, and are sent full size. */
 static lofi_status reduce_chunk(struct host *host, const lofi_task *task, size_t begin,
                                 size_t count)
 {
@@ -191,7 +192,7 @@ static lofi_status reduce_chunk(struct host *host, const lofi_task *task, size_t
 static lofi_status all_reduce(void *state, const lofi_task *task, const struct lofi__turn *turn)
 {
     struct host *host = state;
-    /* So that pieces of a whole chunk, rounded up, still fit. */
+    /* The scratch has to hold the pieces of a whole chunk also when they are rounded up. */
     const size_t chunk = chunk_count(task) * (size_t)host->members->count - 64;
     lofi_status st = LOFI_OK;
     size_t count = 0;
@@ -239,7 +240,7 @@ static lofi_status broadcast(void *state, const lofi_task *task, const struct lo
     return gather_chunks(host, &given, take_root);
 }
 
-/* Each rank's slot for each other, chunk by chunk, through `sent` and `got`. */
+/* Sends the slot for each rank to it, chunk by chunk, by way of `sent` and `got`. */
 static lofi_status exchange(struct host *host, const lofi_task *task, take_fn take)
 {
     const size_t each = lofi_dtype_bytes(task->dtype);

@@ -3,9 +3,9 @@
  * Collectives on device memory, by NCCL.
  *
  * A task is issued with an event on the caller's stream, runs on the communicator's own stream
- * behind that event, and is done when this stream is: what is enqueued anywhere afterwards sees it.
- * What only moves bytes goes to NCCL as bytes, whatever its dtype. Where the slots of a rank lie
- * apart, a group of calls does what one call does for slots side by side.
+ * behind that event, and is done when this stream is: all that is enqueued anywhere afterwards sees
+ * it. A collective that only moves bytes goes to NCCL as bytes, whatever its dtype. Where the slots
+ * of a rank lie apart, a group of calls does what one call does for slots side by side.
  */
 #include "core/collective.h"
 #include "kernels/halffloat.h"
@@ -87,7 +87,8 @@ static int overlap(const char *a, const char *b, size_t bytes)
     return x < y + bytes && y < x + bytes;
 }
 
-/* A slot would be written by one rank while it is sent to another. */
+/* Refuses an all_to_all in place: a slot would be written by one rank while it is sent to
+ * another. */
 static lofi_status check_exchange(const struct lofi__nccl *nccl, const lofi_task *task)
 {
     for (int rank = 0; rank < nccl->members->count; rank++) {
@@ -366,7 +367,7 @@ static lofi_status enqueue(struct lofi__nccl *nccl, struct run *run, const char 
     return lofi__nccl_unlock(nccl, where, result);
 }
 
-/* After an error NCCL has taken the operation with it. */
+/* Frees the operation that holds the factor. After an error it is gone with its communicator. */
 static lofi_status free_factor(struct lofi__nccl *nccl, const struct run *run, const char *where)
 {
     if (!is_scaled(run)) return LOFI_OK;

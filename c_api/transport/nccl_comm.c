@@ -75,7 +75,7 @@ static lofi_status make_stream(struct lofi__nccl *nccl)
     return st;
 }
 
-/* All that this rank can do by itself. */
+/* Does all that this rank can do by itself, before it meets the others. */
 static lofi_status prepare(struct lofi__nccl *nccl, const lofi_comm_options *options)
 {
     lofi_status st = lofi__driver_get(&nccl->cuda);
@@ -201,7 +201,7 @@ static void nap(int64_t began_ns)
     nanosleep(&time, NULL);
 }
 
-/* LOFI_IN_PROGRESS while NCCL is at it. */
+/* Asks NCCL how it goes: LOFI_IN_PROGRESS if it is not done. */
 static lofi_status ask(struct lofi__nccl *nccl, const char *where)
 {
     lofi__nccl_result state = 0;
@@ -227,7 +227,7 @@ lofi_status lofi__nccl_wait(struct lofi__nccl *nccl, const char *where, lofi__cu
                             int64_t deadline_ns)
 {
     const int64_t began_ns = lofi__now_ns();
-    int is_enqueued = 0; /* before, the stream may lack what NCCL is about to put there */
+    int is_enqueued = 0; /* 0: NCCL may still be about to put work on the stream */
 
     for (;;) {
         int is_done = 0;
@@ -240,7 +240,7 @@ lofi_status lofi__nccl_wait(struct lofi__nccl *nccl, const char *where, lofi__cu
                 return st;
             }
         }
-        /* Also when the stream is done: after an error its kernels end early. */
+        /* NCCL is asked also when the stream is done: after an error its kernels end early. */
         lofi_status st = ask(nccl, where);
         if (st == LOFI_OK && (is_done || stream == NULL)) return LOFI_OK;
         if (st != LOFI_OK && st != LOFI_IN_PROGRESS) return st;

@@ -46,19 +46,20 @@ void lofi__nccl_abort(void *state);
 lofi_status lofi__nccl_enter(const struct lofi__nccl *nccl);
 void lofi__nccl_leave(const struct lofi__nccl *nccl);
 
-/* Locks. Does not, and returns LOFI_PEER_LOST, if the communicator was aborted. `where` begins the
- * sentence here and below. */
+/* Takes the lock; if the communicator was aborted, returns LOFI_PEER_LOST without it. `where`
+ * begins the sentence here and below. */
 lofi_status lofi__nccl_lock(struct lofi__nccl *nccl, const char *where);
 /* Unlocks, and says what became of a call of NCCL: LOFI_OK if it is done or in progress. After
  * anything else the communicator is aborted. */
 lofi_status lofi__nccl_unlock(struct lofi__nccl *nccl, const char *where, lofi__nccl_result result);
 
-/* Until NCCL is done with what it was told, and so is `stream` unless it is NULL. LOFI_TIMED_OUT
- * at the deadline; after an error the communicator is aborted. */
+/* Waits until NCCL has done what it was told, and `stream`, unless it is NULL, all that is on it.
+ * LOFI_TIMED_OUT at the deadline; after an error the communicator is aborted. */
 lofi_status lofi__nccl_wait(struct lofi__nccl *nccl, const char *where, lofi__cu_stream stream,
                             int64_t deadline_ns);
 
-/* An event on the caller's stream as it is now, and the event's end; the context is current. */
+/* The first puts an event on the caller's stream as it is now, the second ends the event. The
+ * context has to be current. */
 lofi_status lofi__nccl_mark(struct lofi__nccl *nccl, lofi__cu_event *event);
 void lofi__nccl_unmark(struct lofi__nccl *nccl, lofi__cu_event event);
 

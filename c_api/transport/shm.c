@@ -67,7 +67,7 @@ static lofi_status start(struct run *run, struct lofi__shm *shm, const lofi_task
 
 /* ---- ranks in different collectives ---------------------------------------------------------- */
 
-/* Says which collective this rank is in: visible to the others with its first stage. */
+/* Notes which collective this rank is in. The others see it with its first stage. */
 static void enter_call(struct run *run)
 {
     const lofi_task *task = run->task;
@@ -83,7 +83,7 @@ static void enter_call(struct run *run)
     run->shm->to_compare = 1;
 }
 
-/* Whether `rank` is or was, in its collective of the same number, in the same as this one. */
+/* Breaks the communicator if the collective of this number is another one on `rank` than here. */
 static lofi_status compare_call(struct run *run, int rank)
 {
     struct lofi__shm *shm = run->shm;
@@ -113,7 +113,7 @@ static char *slot(const struct run *run, int rank, uint32_t stage)
     return lofi__segment_slot(&run->shm->segment, rank, stage % LOFI__SHM_SLOTS);
 }
 
-/* Point 1. Gives the number of the stage. */
+/* Begins a stage (point 1 at the head of this file) and gives its number. */
 static lofi_status begin_stage(struct run *run, uint32_t *stage)
 {
     struct lofi__shm *shm = run->shm;
@@ -127,7 +127,7 @@ static lofi_status begin_stage(struct run *run, uint32_t *stage)
     return st;
 }
 
-/* Point 4, for one rank. */
+/* Waits until `rank` has published the stage (point 4), and compares the collectives. */
 static lofi_status wait_for(struct run *run, int rank, uint32_t stage)
 {
     lofi_status st = lofi__shm_wait_for(run->shm, &run->wait, rank, stage);
@@ -143,8 +143,8 @@ static lofi_status wait_for_all(struct run *run, uint32_t stage)
     return st;
 }
 
-/* How many elements of a slot of the task go into one stage, if the slot in memory takes `parts`
- * of them. */
+/* The number of elements, of one slot of the task, that go into a stage if the slot in memory has
+ * `parts` parts. */
 static size_t chunk_count(const struct run *run, int parts)
 {
     const size_t line = LOFI__SHM_LINE / run->bytes; /* parts begin at a line */
@@ -207,18 +207,18 @@ static lofi_status move(void *state, const lofi_task *task, const struct lofi__t
     return LOFI_OK;
 }
 
-/* From a slot. */
+/* Copies data out of a slot. */
 static void copy(char *out, const char *in, size_t bytes)
 {
     if (out != in && bytes > 0) memcpy(out, in, bytes);
 }
 
-/* To the beginning of a slot, or of a part of one: both begin a line. */
+/* Copies data to the beginning of a slot, or of a part of one: both begin a line. */
 static void put(const struct run *run, char *out, const char *in, size_t bytes)
 {
     struct lofi__shm_pace *pace = &run->shm->pace;
 
-    if (bytes < PACED_BYTES || run->shm->crowded) { /* whose times would say nothing */
+    if (bytes < PACED_BYTES || run->shm->crowded) { /* too small, or too few cores, to be timed */
         if (bytes > 0) memcpy(out, in, bytes);
         return;
     }
@@ -262,7 +262,7 @@ static void read_root(struct run *run, uint32_t stage, size_t begin, size_t coun
          count * run->bytes);
 }
 
-/* Slots of all ranks, one after another. */
+/* Reads the slots of all ranks, one after another. */
 static void read_all(struct run *run, uint32_t stage, size_t begin, size_t count)
 {
     const size_t offset = begin * run->bytes, bytes = count * run->bytes;
@@ -443,7 +443,7 @@ static lofi_status all_reduce_split(void *state, const lofi_task *task,
         if (st != LOFI_OK) return st;
         reduce_piece(&run, stage, begin, count);
 
-        st = begin_stage(&run, &stage); /* over at once: wait_for_all has waited for it */
+        st = begin_stage(&run, &stage); /* does not wait: wait_for_all has */
         if (st != LOFI_OK) return st;
         write_piece(&run, stage, begin, count);
         lofi__shm_publish(run.shm);

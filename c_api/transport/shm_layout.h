@@ -35,7 +35,7 @@ struct lofi__shm_call {
 struct lofi__shm_rank {
     /* Counts the stages that this rank has published; see shm.c. Others sleep on it (futex). */
     _Alignas(LOFI__SHM_LINE) _Atomic uint32_t stage;
-    _Alignas(LOFI__SHM_LINE) _Atomic uint32_t sleepers; /* how many do */
+    _Alignas(LOFI__SHM_LINE) _Atomic uint32_t sleepers; /* the number of ranks that do */
     _Atomic uint32_t left;                              /* 1: it has closed the communicator */
     struct lofi__shm_call call[LOFI__SHM_SLOTS];        /* of its last two collectives */
 };

@@ -8,9 +8,9 @@
  * where caches are shared, because the reader then streams from memory: 5 ms; but they cost that
  * anywhere.
  *
- * Which is the case is measured, not read from a description of the machine, which virtual machines
- * make up: now and then a few chunks are written in the other way, and it is kept if it is faster
- * by more than it costs the reader.
+ * The faster way is found by measuring, not read from a description of the machine, which virtual
+ * machines make up: now and then a few chunks are written in the other way, and it is kept if it is
+ * faster by more than it costs the reader.
  */
 #include "transport/shm_pace.h"
 

@@ -29,8 +29,8 @@ struct lofi__shm_segment {
     struct lofi__shm_place place;
 };
 
-/* Slots of at least `slot_bytes`. Memory is reserved, so that no access can fail later.
- * LOFI_SYSTEM says what the system refused. */
+/* Makes memory with slots of at least `slot_bytes`. It is reserved, so that no access can fail
+ * later. LOFI_SYSTEM says what the system refused. */
 lofi_status lofi__segment_create(struct lofi__shm_segment *segment, int kind, int rank_count,
                                  size_t slot_bytes);
 /* Maps what `place` says, and verifies that its header is what `rank_count` and this release
@@ -40,7 +40,7 @@ lofi_status lofi__segment_open(struct lofi__shm_segment *segment,
 /* Takes name and descriptor away: nobody maps it any more, and it ends with the last process that
  * has. A no-op for those who opened it. */
 void lofi__segment_seal(struct lofi__shm_segment *segment);
-/* Also seals. */
+/* Unmaps the memory, and seals it first. */
 void lofi__segment_close(struct lofi__shm_segment *segment);
 
 struct lofi__shm_rank *lofi__segment_rank(const struct lofi__shm_segment *segment, int rank);

@@ -34,8 +34,8 @@
 #define SLICE_NS INT64_C(20000000)
 #define POLL_NS INT64_C(2000000)
 #define POLL_BACKGROUND_NS INT64_C(20000)
-#define POLL_ALONE_NS INT64_C(3000) /* then it offers its core to others in between */
-#define POLLS_PER_LOOK 32           /* at the clock */
+#define POLL_ALONE_NS INT64_C(3000) /* from then on its core is offered to others in between */
+#define POLLS_PER_LOOK 32           /* between two looks at the clock */
 
 static void futex_wait(_Atomic uint32_t *word, uint32_t seen, int64_t limit_ns)
 {
@@ -185,14 +185,14 @@ static int poll_for(const struct lofi__shm_rank *rank, uint32_t stage, int64_t p
             if (has_reached(rank, stage)) return 1;
             relax();
         }
-        /* The one that is waited for may be queued behind this one. */
+        /* The rank that is waited for may be queued for this core behind the one that polls. */
         if (polled > POLL_ALONE_NS) sched_yield();
         polled = lofi__now_ns() - begin;
     } while (polled < poll_ns);
     return 0;
 }
 
-/* Whether `index` will not come any more, or comes too late. */
+/* Fails the wait if rank `index` will not come any more, or comes too late. */
 static lofi_status look_around(struct lofi__shm *shm, const struct lofi__shm_wait *wait, int index,
                                uint32_t stage, int64_t now)
 {
@@ -201,7 +201,7 @@ static lofi_status look_around(struct lofi__shm *shm, const struct lofi__shm_wai
 
     const int gone = atomic_load_explicit(&rank->left, memory_order_acquire) != 0 ||
                      lofi__peer_is_gone(peer->pid, peer->watch);
-    /* It may have published last thing before it went: then it has kept its word. */
+    /* A rank that published the stage before it went has done its part. */
     if (gone && !has_reached(rank, stage)) return lofi__shm_fail(shm, wait, LOFI__SHM_LOST, index);
     if (now >= wait->turn->deadline_ns && !has_reached(rank, stage))
         return lofi__shm_fail(shm, wait, LOFI__SHM_LATE, index);

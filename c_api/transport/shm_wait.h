@@ -60,7 +60,7 @@ void lofi__shm_publish(struct lofi__shm *shm);
 /* Breaks the communicator, unless it is broken already, and explains on this rank why it is. */
 lofi_status lofi__shm_fail(struct lofi__shm *shm, const struct lofi__shm_wait *wait,
                            enum lofi__shm_reason reason, int culprit);
-/* From any thread: without a wait, and without an error of this rank's own. `number` is that of the
+/* Breaks the communicator from any thread, without a sentence on this one. `number` is that of the
  * collective, for LOFI__SHM_MISMATCH. */
 void lofi__shm_break(struct lofi__shm *shm, enum lofi__shm_reason reason, int culprit,
                      uint32_t number);

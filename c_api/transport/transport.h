@@ -31,9 +31,9 @@ struct lofi__turn {
  * once issued, run in order. Errors are sentences. */
 struct lofi__memory {
     const char *name; /* "device memory" */
-    /* LOFI_INVALID if `data` is none of it. */
+    /* LOFI_INVALID if `data` is no such memory. */
     lofi_status (*check)(void *state, const void *data);
-    /* Neither zeroed nor counted. */
+    /* The memory is not zeroed. */
     lofi_status (*allocate)(void *state, size_t bytes, void **out);
     void (*release)(void *state, void *memory); /* NULL is a no-op */
     lofi_status (*copy)(void *state, void *to, const void *from, size_t bytes);
@@ -41,7 +41,7 @@ struct lofi__memory {
     /* Takes the mean as lofi_mean does; the inputs lie at equal distances. */
     lofi_status (*mean)(void *state, lofi_dtype dtype, void *out, const void *const *in,
                         const double *weights, int inputs, size_t count);
-    /* Until all of the above, and what the caller had begun before, is done. */
+    /* Waits until all of the above, and all that the caller had begun before, is done. */
     lofi_status (*wait)(void *state);
 };
 

@@ -12,6 +12,7 @@
 #include <sched.h>
 #include <sys/file.h>
 #include <sys/mount.h>
+#include <sys/resource.h>
 
 #define COUNT ((size_t)1 << 20)
 #define VICTIM 1
@@ -351,10 +352,16 @@ static int without_room(struct rank *rank)
     return test_failures != 0;
 }
 
-static void keep_line(void *ctx, lofi_log_level level, const char *line)
+struct line {
+    lofi_log_level level;
+    char text[512];
+};
+
+static void keep_line(void *ctx, lofi_log_level level, const char *text)
 {
-    (void)level;
-    snprintf(ctx, 512, "%s", line);
+    struct line *line = ctx;
+    line->level = level;
+    snprintf(line->text, sizeof line->text, "%s", text);
 }
 
 static lofi_status refuse_to_gather(void *ctx, const void *mine, size_t bytes, void *all)
@@ -375,7 +382,7 @@ static lofi_comm *local_comm(struct rank *rank, int count)
     return comm;
 }
 
-/* What ranks of one machine get, and one alone. */
+/* Ranks of one machine share memory; one alone has nothing to share. */
 static int together(struct rank *rank)
 {
     lofi_comm_options options = LOFI_COMM_OPTIONS_INIT;
@@ -393,19 +400,42 @@ static int together(struct rank *rank)
     return test_failures != 0;
 }
 
+/* No file may grow, a shared one neither. The first rank warns of it once, and all get no
+ * communicator. */
+static int without_memory(struct rank *rank)
+{
+    const struct rlimit few = {4096, 4096};
+    struct line line;
+
+    signal(SIGXFSZ, SIG_IGN);
+    ASSERT(setrlimit(RLIMIT_FSIZE, &few) == 0);
+    lofi_log_set_level(LOFI_LOG_INFO);
+    lofi_log_set_callback(keep_line, &line);
+    for (int i = 0; i < 2; i++) {
+        line = (struct line){LOFI_LOG_ERROR, ""};
+        EXPECT(local_comm(rank, rank->count) == NULL);
+        EXPECT(line.level == (rank->rank == 0 && i == 0 ? LOFI_LOG_WARN : LOFI_LOG_INFO));
+        EXPECT_TEXT(line.text, "no memory can be shared in node 7, so gloo moves its data");
+        EXPECT_TEXT(line.text, "LOFI_SHM=0");
+    }
+    lofi_comm_destroy(local_comm(rank, 1)); /* one rank needs no memory */
+    return test_failures != 0;
+}
+
 /* Another network namespace is another machine, to every rank. */
 static int elsewhere(struct rank *rank)
 {
-    char line[512] = "";
+    struct line line = {LOFI_LOG_ERROR, ""};
     void *state = NULL;
 
     if (rank->rank == VICTIM && unshare(CLONE_NEWNET) != 0) return 77;
     EXPECT(open_kinds(rank, ~0u, &state) == LOFI_UNSUPPORTED);
     EXPECT_ERROR("ranks 0 and 1 do not share a machine: another network namespace");
     lofi_log_set_level(LOFI_LOG_INFO);
-    lofi_log_set_callback(keep_line, line);
+    lofi_log_set_callback(keep_line, &line);
     EXPECT(local_comm(rank, rank->count) == NULL);
-    EXPECT_TEXT(line, "node 7 uses gloo: ranks 0 and 1 do not share a machine");
+    EXPECT(line.level == LOFI_LOG_INFO);
+    EXPECT_TEXT(line.text, "node 7 uses gloo: ranks 0 and 1 do not share a machine");
     return test_failures != 0;
 }
 
@@ -615,6 +645,7 @@ int main(void)
     for (int i = 0; i < 60; i++)
         EXPECT(ranks_all_passed(2, 20, ends_at_once, NULL));
     EXPECT(ranks_all_passed(2, 20, together, NULL));
+    EXPECT(ranks_all_passed(3, 20, without_memory, NULL));
     run_as_root("a full /dev/shm", without_room);
     run_as_root("another network", elsewhere);
     run_as_root("a /dev/shm of its own", apart);

@@ -149,7 +149,13 @@ static void test_comm(void)
     comm = NULL;
     EXPECT_SIZES(host, lofi_comm_create(&options, NULL, NULL, &comm), "LOFI_HOST_FUNCTIONS_INIT");
     EXPECT_SIZES(options, lofi_comm_create(&options, NULL, NULL, &comm), "LOFI_COMM_OPTIONS_INIT");
+    EXPECT_SIZES(options, lofi_comm_create_local(&options, NULL, NULL, NULL, &comm),
+                 "LOFI_COMM_OPTIONS_INIT");
     EXPECT(comm == NULL);
+    CUT_AFTER(options, rank_count);
+    ASSERT(lofi_comm_create_local(&options, NULL, NULL, NULL, &comm) == LOFI_OK);
+    EXPECT_TEXT(lofi_comm_transport(comm), "self");
+    lofi_comm_destroy(comm);
 }
 
 static void test_exchange(void)
