@@ -41,9 +41,9 @@ def run(command, folder, env=None):
 @pytest.fixture(params=["program", "module"])
 def lofi(request, without_torch):
     """The two ways to run it."""
+    start = [program.find()] if request.param == "program" else [sys.executable, "-m", "lofi"]
 
     def of(*arguments, folder):
-        start = [program.find()] if request.param == "program" else [sys.executable, "-m", "lofi"]
         return run([*start, *arguments], folder, without_torch)
 
     return of
@@ -58,8 +58,9 @@ def test_average_info_diff(lofi, runs):
     assert torch.equal(load_file(runs / "mean.safetensors")["w"], torch.full((4,), 2.0))
     shown = lofi("info", "--json", "mean.safetensors", folder=runs)
     assert "mean.safetensors" in json.loads(shown.stdout)["path"]
-    apart = lofi("diff", *inputs, folder=runs)
-    assert apart.returncode == 0 and "w" in apart.stdout
+    apart = lofi("diff", "--json", *inputs, folder=runs)
+    # Four numbers that are 2 apart.
+    assert json.loads(apart.stdout)["all"]["distance"] == 4 and apart.returncode == 0
 
 
 def test_json_says_whether_it_was_verified(lofi, runs):
@@ -77,6 +78,10 @@ def test_json_says_whether_it_was_verified(lofi, runs):
         (["average", "--force=yes", "a"], "lofi: --force=yes: this option takes no value"),
         (["average", "--s", "a"], "lofi: --s is no option, or the beginning of several"),
         (["info", "-x"], "lofi: -x is no option"),
+        (["average", "--force", "-xq", "a"], "lofi: -x is no option"),
+        (["average", "--output=b", "-qxf", "a"], "lofi: -x is no option"),
+        (["average", "-fo"], "lofi: -o needs a value"),
+        (["average", "a", "--weights"], "lofi: --weights needs a value"),
         (["diff", "one"], "lofi: it takes at least two checkpoints"),
         (["average", "a"], "lofi: the output is not given"),
     ],
