@@ -99,6 +99,13 @@ def test_a_file_that_is_not_there(lofi, runs):
     assert "missing.safetensors" in done.stderr
 
 
+@pytest.mark.parametrize("spelling", ["-mlofi", "-umlofi", "-um lofi", "-X dev -m lofi"])
+def test_however_python_is_told_the_module(spelling, runs, without_torch):
+    command = [sys.executable, *spelling.split(), "info", "run1.safetensors"]
+    done = run(command, runs, without_torch)
+    assert done.returncode == 0 and "run1.safetensors" in done.stdout, done.stderr
+
+
 def test_another_word_is_a_script(runs):
     """`python -m lofi average.py` launches a script; so does whatever is no command."""
     (runs / "average.py").write_text("print('the script runs')\n")
@@ -127,9 +134,17 @@ def test_a_wheel_has_it(tmp_path, runs):
     assert any(name.endswith(".data/scripts/lofi") for name in zipfile.ZipFile(wheel).namelist())
     venv.create(tmp_path / "venv", with_pip=False)
     python = tmp_path / "venv" / "bin" / "python"
-    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
-    install += ["--no-deps", "--no-index", str(wheel)]
-    subprocess.run(install, env=env, check=True, timeout=120)
-    for start in ([str(python.parent / "lofi")], [str(python), "-m", "lofi"]):
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
+    pip += ["--no-deps", "--no-index", str(wheel)]
+    env["PATH"] = os.defpath  # on which no lofi is
+
+    def runs_by(*start, env=env):
         done = run([*start, "info", "run1.safetensors"], runs, env)
         assert done.returncode == 0 and "run1.safetensors" in done.stdout, done.stderr
+
+    target = tmp_path / "target"
+    subprocess.run([*pip, "--target", str(target)], env=env, check=True, timeout=120)
+    runs_by(str(python), "-m", "lofi", env={**env, "PYTHONPATH": str(target)})
+    subprocess.run(pip, env=env, check=True, timeout=120)
+    runs_by(str(python.parent / "lofi"))
+    runs_by(str(python), "-m", "lofi")
