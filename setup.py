@@ -56,7 +56,7 @@ def build(target: str) -> Path:
 
 
 def put(source: Path, target: Path) -> None:
-    """Replaced, not written into: a running process may have the old one mapped."""
+    """The target is replaced, not written into: a running process may have the old one mapped."""
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_suffix(".new")
     shutil.copy2(source, temporary)

@@ -114,21 +114,37 @@ int cli_misuse(const char *command, const char *format, ...)
     return CLI_MISUSED;
 }
 
-int cli_next_option(int argc, char **argv, const char *shorts, const struct option *longs)
+static int has_option(const struct option *longs, int value)
 {
-    opterr = 0; /* its sentences do not say which program they are of */
-    const int option = getopt_long(argc, argv, shorts, longs, NULL);
-    if (option != '?' && option != ':') return option;
+    while (longs->name != NULL && longs->val != value)
+        longs++;
+    return longs->name != NULL;
+}
+
+/* A refused letter is told from optopt alone. In -xq, getopt has not passed the word when it refuses
+ * x, and argv[optind - 1] is the word before it. */
+static void tell_refused(char **argv, int option, const struct option *longs)
+{
     const char *word = argv[optind - 1];
-    const int is_long = strncmp(word, "--", 2) == 0;
-    if (option == ':')
+
+    if (option == ':' && strncmp(word, "--", 2) == 0)
         cli_misuse(argv[0], "%s needs a value", word);
-    else if (is_long && optopt != 0)
-        cli_misuse(argv[0], "%s: this option takes no value", word);
-    else if (is_long)
+    else if (option == ':')
+        cli_misuse(argv[0], "-%c needs a value", optopt);
+    else if (optopt == 0)
         cli_misuse(argv[0], "%s is no option, or the beginning of several", word);
+    else if (has_option(longs, optopt))
+        cli_misuse(argv[0], "%s: this option takes no value", word);
     else
         cli_misuse(argv[0], "-%c is no option", optopt);
+}
+
+int cli_next_option(int argc, char **argv, const char *shorts, const struct option *longs)
+{
+    opterr = 0; /* getopt's own sentences do not say which program complains */
+    const int option = getopt_long(argc, argv, shorts, longs, NULL);
+    if (option != '?' && option != ':') return option;
+    tell_refused(argv, option, longs);
     return CLI_REFUSED;
 }
 

@@ -9,6 +9,7 @@ runs it where its folder is not on PATH. It is a program of C: nothing here impo
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
@@ -23,24 +24,29 @@ def is_asked_for(arguments: list[str]) -> bool:
 
 def is_starting() -> bool:
     """Whether Python imports the package on its way to `python -m lofi average` and the like."""
-    return (
-        sys.argv[:1] == ["-m"]
-        and sys.orig_argv[-len(sys.argv) :][:1] == ["lofi"]
-        and (is_asked_for(sys.argv[1:]))
-    )
+    if sys.argv[:1] != ["-m"] or not is_asked_for(sys.argv[1:]):
+        return False
+    # Python also takes the module in one word with its options: -mlofi, -umlofi.
+    word = sys.orig_argv[-len(sys.argv) :][0]
+    return word == "lofi" or (word.startswith("-") and word.partition("m")[2] == "lofi")
 
 
 def find() -> str | None:
     """The program that was installed with this package; else one that is on PATH."""
+    for path in _candidates():
+        if path.is_file() and os.access(path, os.X_OK):
+            return str(path.resolve())
+    return shutil.which("lofi")
+
+
+def _candidates() -> Iterator[Path]:
     try:
         files = metadata.files(_DISTRIBUTION) or []
     except metadata.PackageNotFoundError:
         files = []
-    for file in files:
-        path = Path(str(file.locate()))
-        if file.name == "lofi" and os.access(path, os.X_OK) and path.is_file():
-            return str(path.resolve())
-    return shutil.which("lofi")
+    yield from (Path(str(file.locate())) for file in files if file.name == "lofi")
+    # pip install --target moves the program here, and its list of files still has the old place.
+    yield Path(__file__).resolve().parents[1] / "bin" / "lofi"
 
 
 def run(arguments: list[str]) -> None:

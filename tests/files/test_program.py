@@ -41,9 +41,9 @@ def run(command, folder, env=None):
 @pytest.fixture(params=["program", "module"])
 def lofi(request, without_torch):
     """The two ways to run it."""
+    start = [program.find()] if request.param == "program" else [sys.executable, "-m", "lofi"]
 
     def of(*arguments, folder):
-        start = [program.find()] if request.param == "program" else [sys.executable, "-m", "lofi"]
         return run([*start, *arguments], folder, without_torch)
 
     return of
@@ -58,8 +58,9 @@ def test_average_info_diff(lofi, runs):
     assert torch.equal(load_file(runs / "mean.safetensors")["w"], torch.full((4,), 2.0))
     shown = lofi("info", "--json", "mean.safetensors", folder=runs)
     assert "mean.safetensors" in json.loads(shown.stdout)["path"]
-    apart = lofi("diff", *inputs, folder=runs)
-    assert apart.returncode == 0 and "w" in apart.stdout
+    apart = lofi("diff", "--json", *inputs, folder=runs)
+    # Four numbers that are 2 apart.
+    assert json.loads(apart.stdout)["all"]["distance"] == 4 and apart.returncode == 0
 
 
 def test_json_says_whether_it_was_verified(lofi, runs):
@@ -77,6 +78,10 @@ def test_json_says_whether_it_was_verified(lofi, runs):
         (["average", "--force=yes", "a"], "lofi: --force=yes: this option takes no value"),
         (["average", "--s", "a"], "lofi: --s is no option, or the beginning of several"),
         (["info", "-x"], "lofi: -x is no option"),
+        (["average", "--force", "-xq", "a"], "lofi: -x is no option"),
+        (["average", "--output=b", "-qxf", "a"], "lofi: -x is no option"),
+        (["average", "-fo"], "lofi: -o needs a value"),
+        (["average", "a", "--weights"], "lofi: --weights needs a value"),
         (["diff", "one"], "lofi: it takes at least two checkpoints"),
         (["average", "a"], "lofi: the output is not given"),
     ],
@@ -92,6 +97,13 @@ def test_a_file_that_is_not_there(lofi, runs):
     done = lofi("info", "missing.safetensors", folder=runs)
     assert done.returncode == 1 and done.stderr.startswith("lofi: ")
     assert "missing.safetensors" in done.stderr
+
+
+@pytest.mark.parametrize("spelling", ["-mlofi", "-umlofi", "-um lofi", "-X dev -m lofi"])
+def test_however_python_is_told_the_module(spelling, runs, without_torch):
+    command = [sys.executable, *spelling.split(), "info", "run1.safetensors"]
+    done = run(command, runs, without_torch)
+    assert done.returncode == 0 and "run1.safetensors" in done.stdout, done.stderr
 
 
 def test_another_word_is_a_script(runs):
@@ -122,9 +134,17 @@ def test_a_wheel_has_it(tmp_path, runs):
     assert any(name.endswith(".data/scripts/lofi") for name in zipfile.ZipFile(wheel).namelist())
     venv.create(tmp_path / "venv", with_pip=False)
     python = tmp_path / "venv" / "bin" / "python"
-    install = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
-    install += ["--no-deps", "--no-index", str(wheel)]
-    subprocess.run(install, env=env, check=True, timeout=120)
-    for start in ([str(python.parent / "lofi")], [str(python), "-m", "lofi"]):
+    pip = [sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet"]
+    pip += ["--no-deps", "--no-index", str(wheel)]
+    env["PATH"] = os.defpath  # on which no lofi is
+
+    def runs_by(*start, env=env):
         done = run([*start, "info", "run1.safetensors"], runs, env)
         assert done.returncode == 0 and "run1.safetensors" in done.stdout, done.stderr
+
+    target = tmp_path / "target"
+    subprocess.run([*pip, "--target", str(target)], env=env, check=True, timeout=120)
+    runs_by(str(python), "-m", "lofi", env={**env, "PYTHONPATH": str(target)})
+    subprocess.run(pip, env=env, check=True, timeout=120)
+    runs_by(str(python.parent / "lofi"))
+    runs_by(str(python), "-m", "lofi")

@@ -20,7 +20,7 @@ from lofi.files.contents import load_pickled, save, tensors_of, with_tensors
 from lofi.job.native import _C
 
 INTEGERS = ("equal", "first")
-# What `lofi average --dtype` takes, in torch's spelling.
+# `lofi average --dtype` takes the same names; the values are torch's spelling.
 DTYPES = {
     "f64": "float64", "fp64": "float64", "f32": "float32", "fp32": "float32",
     "f16": "float16", "fp16": "float16", "bf16": "bfloat16",
@@ -171,7 +171,7 @@ def _load(path: str) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """Of torch's advice over many lines, the one that names the class, else the first."""
+    """torch advises over many lines: the one that names the class is taken, else the first."""
     lines = [line.strip() for line in str(error).splitlines()] or [""]
     return next((line for line in lines if "GLOBAL" in line), lines[0])[:300]
 
@@ -303,7 +303,7 @@ def _average(
 
 
 def _average_sharded(names: list[str], target: str, base: str | None, **how: Any) -> None:
-    """Through torch's converter, on disk: a file of torch.save for each folder."""
+    """torch's converter writes a file of torch.save for each folder, and these are averaged."""
     from torch.distributed.checkpoint.format_utils import dcp_to_torch_save, torch_save_to_dcp
 
     labels = [*names, *([base] if base else [])]
@@ -328,8 +328,8 @@ def _average_sharded(names: list[str], target: str, base: str | None, **how: Any
 
 
 def _replace_sharded(made: str, target: str, old: str) -> None:
-    """The checkpoint in the folder only: what else lies there moves to the new one by way of
-    `old`, a free name. As lofi__folder_merge."""
+    """Only the checkpoint in the folder is replaced: what else lies there moves to the new one by
+    way of `old`, a free name. lofi__folder_merge does the same in C."""
     os.chmod(made, os.stat(target).st_mode & 0o7777 | 0o700)
     try:
         os.rename(target, old)

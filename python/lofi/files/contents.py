@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What checkpoints hold: tensors in nested dicts, lists and tuples; and files written whole."""
+"""Checkpoints hold tensors in nested dicts, lists and tuples, and their files are written whole."""
 
 import argparse
 import os
@@ -71,7 +71,7 @@ def _umask() -> int:
 def save(
     content: Any, path: str, metadata: dict[str, str] | None = None, like: str | None = None
 ) -> None:
-    """Written aside, synced, renamed: a reader sees the old file or the whole new one."""
+    """It is written aside, synced and renamed: readers see the old file or the whole new one."""
     folder = os.path.dirname(path)
     handle, temporary = tempfile.mkstemp(dir=folder, prefix=os.path.basename(path) + ".")
     os.close(handle)
