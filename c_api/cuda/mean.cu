@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The kernels of lofi_cuda_mean: which thread of a grid does which part. What a part is, and why its
- * bits are those of lofi_mean, is in mean.h; -fmad=false keeps products and sums apart.
+ * The kernels of lofi_cuda_mean decide which thread of a grid does which part. mean.h has the work
+ * of a part, and why its bits are those of lofi_mean; -fmad=false keeps products and sums apart.
  */
 #include "cuda/mean.h"
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * Every function that takes a struct with a size, called as by programs that were compiled with an
- * older lofi.h: the struct ends after a field, and what lies behind it in memory is not read. With a
- * newer one, with no size, and with none.
+ * older lofi.h: the struct ends after a field, and what lies behind it in memory is not read. With
+ * a newer one, with no size, and with none.
  */
 #define _GNU_SOURCE
 #include "core/options.h"
