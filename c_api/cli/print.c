@@ -121,8 +121,8 @@ static int has_option(const struct option *longs, int value)
     return longs->name != NULL;
 }
 
-/* A refused letter is told from optopt alone. In -xq, getopt has not passed the word when it refuses
- * x, and argv[optind - 1] is the word before it. */
+/* A refused letter is told from optopt alone. In -xq, getopt has not passed the word when it
+ * refuses x, and argv[optind - 1] is the word before it. */
 static void tell_refused(char **argv, int option, const struct option *longs)
 {
     const char *word = argv[optind - 1];
