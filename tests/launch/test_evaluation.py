@@ -499,3 +499,29 @@ def test_a_copy_on_rank_0_alone(tmp_path):
     )
     assert "not every rank holds the copy" in ended[0].stderr
     assert "averaged nodes [0, 1]" in ended[0].stderr
+
+
+def test_rank_0_alone_is_not_waited_for(tmp_path):
+    """As nanoGPT does: the other ranks of its node are in the next forward already. The grace of
+    30 s is for ranks of which nothing is known."""
+    ended = run(
+        tmp_path,
+        """
+    model = start(nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2)))
+    for step in range(4):
+        train(model, steps=1)
+        if dist.get_rank() == 0:
+            begin = time.monotonic()
+            model.eval()
+            with torch.no_grad():
+                model(batch(0))
+            model.train()
+            note("took", time.monotonic() - begin)
+    train(model, steps=1)
+    """,
+    )
+    told = seen(tmp_path)
+    assert len(told["took"]) == 4 and max(told["took"]) < 15
+    print(told["took"])
+    assert len([1 for rank in ended if "do not come to the evaluation" in rank.stderr]) == 1
+    assert not any("waitForInput" in rank.stderr for rank in ended)

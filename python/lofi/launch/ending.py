@@ -3,19 +3,24 @@
 nodes are missing, each node's own weights, so that nothing is lost."""
 
 import os
+import time
 from contextlib import suppress
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 
 from lofi.average import finalize
 from lofi.job import events, job
+from lofi.job.job import PerJob
 from lofi.job.log import log, say
 from lofi.job.native import _C
 from lofi.launch import saved, signals
 from lofi.launch.saved import State
 from lofi.models import tracked, training
 from lofi.rounds import progress
+
+_STAYS_SECONDS = 5.0  # for ranks that do not say so
 
 
 def install() -> None:
@@ -67,6 +72,29 @@ def finish(is_over: bool) -> None:
         _write_alone(here, states, must=told_to_end and here.rank == 0)
     if insurance:
         os.unlink(insurance)
+    _leave_last(here)
+
+
+@dataclass
+class _Ends:
+    count: int = 0
+
+
+_ends = PerJob(_Ends)
+
+
+def _leave_last(here: job.Job) -> None:
+    """Rank 0 often holds the store, and others may still read in it when rank 0 is done: it stays
+    until they say that they are done, too."""
+    _ends().count += 1
+    store = dist.PrefixStore(f"end/{_ends().count}", here.store)
+    begin = time.monotonic()
+    with suppress(dist.DistNetworkError, dist.DistStoreError):
+        store.add("done", 1)
+        while here.rank == 0 and time.monotonic() - begin < _STAYS_SECONDS:
+            if store.add("done", 0) >= here.topology.world_size:
+                return
+            time.sleep(0.005)
 
 
 def _common(copies: list[torch.nn.Module]) -> list[torch.nn.Module]:

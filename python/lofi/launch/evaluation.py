@@ -41,6 +41,7 @@ _GRACE_OF_A_LONER = 2.0
 _STEPS_BETWEEN = 5
 _TIMES = 5
 _SECONDS_BETWEEN_POSTS = 1.0
+_POLL_SECONDS = 0.05  # between two looks at whether the others of a node are past an evaluation
 
 
 @dataclass
@@ -59,6 +60,7 @@ class Evaluation:
     last_step: int = 0
     frequent: int = 0
     posted: float = 0.0  # when this rank last said in the store where its node is
+    posted_rank: float = 0.0  # and where it is itself
 
 
 _state = PerJob(Evaluation)
@@ -73,10 +75,16 @@ def install() -> None:
 
 
 def _post_progress(steps: int) -> None:
-    """Let a node that waits at an evaluation see that this one is past it."""
+    """Let a rank of this node, or another node, that waits at an evaluation see that this one is
+    past it. All ranks together post some 20,000 times a second at most."""
     here, state, now = job.current(), _state(), time.monotonic()
+    if not here.spans_nodes:
+        return
+    if here.topology.node_size > 1 and now - state.posted_rank > here.topology.world_size / 20_000:
+        state.posted_rank = now
+        progress.of_job().post_rank(here.rank, steps)
     is_due = now - state.posted > _SECONDS_BETWEEN_POSTS
-    if here.spans_nodes and here.place == 0 and is_due:
+    if here.place == 0 and is_due:
         state.posted = now
         progress.of_job().post(here.node, str(steps))
 
@@ -198,7 +206,11 @@ def _missing(here: job.Job, state: Evaluation, target: Target) -> str:
     if state.came_alone:
         grace = min(grace, _GRACE_OF_A_LONER)
     what = f"rank {here.rank} waits at an evaluation for the ranks of its node"
-    missing = ours.meet(grace, what).missing
+    mates = [node * size + place for place in range(size) if place != here.place]
+    at_work = progress.of_job()
+    missing = ours.meet(
+        grace, what, stop=lambda: at_work.any_rank_past(mates, steps), poll=_POLL_SECONDS
+    ).missing
     if here.place in missing:
         return f"rank {here.rank} came to an evaluation that its node had begun without it"
     if missing:

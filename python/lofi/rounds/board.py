@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: MIT
 """Boards: places where the members of a job leave words for each other."""
 
+import time
 from collections.abc import Iterable, Sequence
-from datetime import timedelta
 from typing import Any, Protocol
 
 import torch.distributed as dist
 
 from lofi.job import job
+
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02  # between two looks of a wait, in seconds
 
 
 class Board(Protocol):
@@ -72,13 +74,18 @@ class StoreBoard:
         return self._store.check(list(names))
 
     def wait(self, name: str, seconds: float) -> bool:
-        # The store wakes a waiting rank. To look again and again would send messages all the time,
-        # and a rank that sleeps when the last word comes may find the store gone with the process
-        # that held it.
-        try:
-            self._store.wait([name], timedelta(seconds=max(seconds, 0.001)))
-        except dist.DistStoreError:
-            return False
+        # The store could wake a waiting rank, but whoever waits also wants to look at other words
+        # now and then, and each wait of torch's that ends without a word prints two lines on the
+        # terminal. So it looks, ever less often: all ranks together some 50,000 times a second.
+        end, pause = time.monotonic() + seconds, _SHORTEST_PAUSE
+        topology = job.current().topology
+        longest = max(_LONGEST_PAUSE, topology.world_size / 50_000 if topology else 0.0)
+        while not self._store.check([name]):
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+            time.sleep(min(pause, left))
+            pause = min(2 * pause, longest)
         return True
 
     def remove(self, name: str) -> None:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The progress of nodes: the last word of each on how far it is, for those who wait for it."""
 
+from collections.abc import Iterable
+
 from lofi.job import job
 from lofi.job.native import _C
 from lofi.rounds.board import Board, job_board
@@ -13,6 +15,15 @@ class Progress:
     def post(self, node: int, word: str) -> None:
         """How far a node is: a number of steps, or "end"."""
         self._board.put(str(node), word)
+
+    def post_rank(self, rank: int, steps: int) -> None:
+        """A rank begins this synchronised forward."""
+        self._board.put(f"rank/{rank}", str(steps))
+
+    def any_rank_past(self, ranks: Iterable[int], steps: int) -> bool:
+        """Whether one of these ranks has gone beyond a step."""
+        words = self._board.get_all([f"rank/{rank}" for rank in ranks])
+        return any(_C.progress_is_past(word or "", steps) for word in words)
 
     def post_failure(self, node: int) -> None:
         self._board.put(f"failed/{node}", "")

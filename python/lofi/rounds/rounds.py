@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 LEAST, DIFFERS, NOTHING = _C.ROUND_LEAST, _C.ROUND_DIFFERS, _C.ROUND_NOTHING
 
+_FIRST_POLL = 0.005  # somebody may be known by then
 _POLL = 5.0  # seconds after which a member that waits asks whether somebody is known not to come
 _QUIET_SECONDS = 30.0  # after which a member that waits says whom it waits for
 _VERDICT = "verdict"
@@ -128,12 +129,14 @@ class Round:
         self, seconds: float, what: str, stop: Callable[[], bool] | None, poll: float
     ) -> bool:
         begin = told = time.monotonic()
+        pause = _FIRST_POLL
         while True:
             left = seconds - (time.monotonic() - begin)
-            if self.board.wait(_VERDICT, min(poll, left)):
+            if self.board.wait(_VERDICT, min(pause, poll, left)):
                 return True
             if left <= 0 or (stop is not None and stop()):
                 return False
+            pause *= 2
             if time.monotonic() - told > _QUIET_SECONDS:
                 told = time.monotonic()
                 log("warn", f"{what} ({told - begin:.0f} s of {seconds:g})")
