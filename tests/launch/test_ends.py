@@ -101,7 +101,7 @@ def test_sigterm_averages_if_asked(tmp_path):
     steps = [int((tmp_path / f"steps{rank}").read_text()) for rank in range(4)]
     assert steps[0] == steps[1] and steps[2] == steps[3] and max(steps) < 10
     nodes = [load(tmp_path / f"own{rank}.test") for rank in (0, 2)]
-    average = load(tmp_path / "average.lofi.pth")
+    average = load(tmp_path / "lofi-average.pth")
     for name, value in average.items():
         assert torch.equal(value, truth.mean([node[name] for node in nodes]))
     assert not list(tmp_path.glob("lofi-node*"))  # there for the case that the average fails
@@ -158,7 +158,7 @@ def test_the_last_file_s_folder_is_gone(tmp_path):
     start = WRAPPED.replace("if dist.get_rank() == 0", "if False")
     ended = launch(tmp_path, start, script)
     assert all(rank.code in (0, None) for rank in ended), ended
-    assert (tmp_path / "model.lofi.pth").exists()
+    assert (tmp_path / "lofi-average.pth").exists()
 
 
 def test_a_file_with_other_names_is_matched_whole(tmp_path):

@@ -224,11 +224,12 @@ def test_off(tmp_path):
 
 @pytest.mark.parametrize("how", ["beside", "inplace"])
 def test_a_file_of_an_earlier_step_is_left_alone(tmp_path, how):
+    """The average is written beside it in its form, which the script can load."""
     end = "train(model, 1)\nnote_own(model.module)"
     ended = launch(tmp_path, WRAPPED, "note_own(model.module, 'earlier')", end, LOFI_SAVE=how)
     assert equal(load(tmp_path / "checkpoint.pth"), load(tmp_path / "earlier0.test"))
     assert equal(load(tmp_path / "checkpoint.lofi.pth"), mean(tmp_path))
-    assert "does not hold this node's last weights" in ended[0].stderr
+    assert "as the script saved it 1 step before the end" in ended[0].stderr
 
 
 def test_a_script_that_saves_nothing(tmp_path):
@@ -236,6 +237,9 @@ def test_a_script_that_saves_nothing(tmp_path):
     assert [rank.phase for rank in ended] == ["done", "done"]
     assert "averaged nodes [0, 1]" in ended[0].stderr
     assert not list(tmp_path.glob("*.lofi*"))
+    # The average is never lost: rank 0 writes it.
+    assert equal(load(tmp_path / "lofi-average.pth"), mean(tmp_path))
+    assert "the script saved no weights that lofi saw" in ended[0].stderr
 
 
 TWO_MODELS = """

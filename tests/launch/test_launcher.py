@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """`torchrun -m lofi script.py`: what the script sees, and what there is when it has ended."""
 
+import io
 import json
 import os
 import subprocess
@@ -44,7 +45,9 @@ def main():
                      best=model.module[0].weight.detach() * 2, args=argparse.Namespace(lr=0.1)),
                 "checkpoint.pth",
             )
-    torch.save(model.module.state_dict(), f"own{{rank}}.bin", _use_new_zipfile_serialization=False)
+    with open(f"own{{rank}}.bin", "wb") as file:
+        file.write(b"TEST")  # so that it is no file of weights, to lofi
+        torch.save(model.module.state_dict(), file, _use_new_zipfile_serialization=False)
     {end}
 
 main()
@@ -69,7 +72,8 @@ def run(folder, *, backend='"gloo"', last_save=3, end="", arguments=("--x", "1")
 
 
 def load(path):
-    return torch.load(path, weights_only=False)
+    data = path.read_bytes().removeprefix(b"TEST")
+    return torch.load(io.BytesIO(data), weights_only=False)
 
 
 def mean_of_nodes(folder):
@@ -110,12 +114,15 @@ def test_the_script_and_its_checkpoint(tmp_path):
 
 
 def test_destroy_after_an_earlier_save(tmp_path):
-    """The script's last file is of an earlier step: it is left alone."""
+    """The script's last file is of an earlier step: it is left alone, and its form is kept."""
     result = run(tmp_path, backend="", last_save=1, end="dist.destroy_process_group()")
     assert result.returncode == 0, result.stderr
     assert json.loads((tmp_path / "seen0.json").read_text())["backend"] == "undefined"  # as ever
-    check_average(tmp_path, load(tmp_path / "checkpoint.lofi.pth"))
-    assert "does not hold this node's last weights" in result.stderr
+    own, average = (load(tmp_path / f"checkpoint{mark}.pth") for mark in ("", ".lofi"))
+    state = {name.removeprefix("module."): value for name, value in average["model"].items()}
+    check_average(tmp_path, state)
+    assert own["epoch"] == average["epoch"] == 7
+    assert "as the script saved it 2 steps before the end" in result.stderr
 
 
 # A finally runs while the exception is being handled.

@@ -21,11 +21,15 @@ def is_saving() -> bool:
 
 def load_pickled(path: str) -> Any:
     """A file of torch.save, mapped where it can be, and without running code that it holds."""
-    with open(path, "rb") as file:
-        is_zip = file.read(4) == b"PK\x03\x04"  # before torch 1.6 it was none, and can't be mapped
     # DeiT's files hold its arguments.
     with torch.serialization.safe_globals([argparse.Namespace]):
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+
+
+def _is_zip(path: str) -> bool:
+    """Before torch 1.6 a file was none, and can't be mapped."""
+    with open(path, "rb") as file:
+        return file.read(4) == b"PK\x03\x04"
 
 
 def tensors_of(
@@ -82,7 +86,9 @@ def save(
 
             save_file(content, temporary, metadata)
         else:
-            torch.save(content, temporary)
+            torch.save(
+                content, temporary, _use_new_zipfile_serialization=like is None or _is_zip(like)
+            )
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.chmod(temporary, os.stat(like).st_mode & 0o777 if like else 0o666 & ~_umask())

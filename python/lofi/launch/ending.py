@@ -2,7 +2,9 @@
 """The end of a run under the launcher: the average, written into the script's last files; and, if
 nodes are missing, each node's own weights, so that nothing is lost."""
 
+import itertools
 import os
+import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,6 +22,15 @@ from lofi.launch.saved import State
 from lofi.models import tracked, training
 from lofi.rounds import progress
 
+_OUTPUT_OPTIONS = {
+    "output_dir",
+    "out_dir",
+    "output",
+    "out",
+    "save_dir",
+    "checkpoint_dir",
+    "log_dir",
+}
 _STAYS_SECONDS = 5.0  # for ranks that do not say so
 
 
@@ -64,12 +75,13 @@ def finish(is_over: bool) -> None:
         raise
     if modules:
         states = [saved.state_of(module) for module in modules]
-    written = [file.write(here.settings.save, states) for file in files]
+    told = [file.write(here.settings.save, states) for file in files]
     if here.rank == 0:
         say(_told(averages))
-    saved.tell(written)
-    if is_over and not written and modules:
-        _write_alone(here, states, must=told_to_end and here.rank == 0)
+    for sentence in told:
+        say(sentence)
+    if is_over and not told and modules:
+        _write_alone(here, states)
     if insurance:
         os.unlink(insurance)
     _leave_last(here)
@@ -119,27 +131,39 @@ def _told(averages: list[finalize.Average]) -> str:
     )
 
 
-def _write_alone(here: job.Job, states: list[State], must: bool) -> None:
-    """No file holds the last weights: the average beside the last file, as state dicts."""
-    last = saved.last()
+def _write_alone(here: job.Job, states: list[State]) -> None:
+    """No file of the last step holds this node's weights: the average, in the form of the last file
+    that has one, else as state dicts. On rank 0 it ends on a disk, whatever the script saved."""
     if here.settings.save == "off":
         return
-    if last is None and not must:
-        if here.rank == 0:
-            say("the script saved no weights (torch.save, safetensors): the average is on no disk")
+    last = saved.last()
+    if last is None and here.rank != 0:
         return
-    if last is not None and saved.holds(last, states):
-        say(f"the average is in {last} already: it was saved at an evaluation of it")
+    already = saved.holding(states)
+    if already:
+        names = " and ".join(already)
+        say(f"the average is in {names} already: it was saved at an evaluation of it")
         return
-    stem = os.path.splitext(last or "average")[0]
-    if not os.path.isdir(os.path.dirname(os.path.abspath(stem))):  # a temporary one that is gone
-        stem = os.path.basename(stem)
-    path = saved.beside(os.path.abspath(stem) + ".pth")
+    form = saved.find_form(states)
+    if form is not None:
+        say(form.write(here.settings.save, states))
+        return
+    path = saved.beside(os.path.splitext(last)[0] + ".pth") if last else _path_of_its_own()
     named = _named(states)
     saved.save(named["model"] if len(named) == 1 else named, path)
     what = "a state dict" if len(named) == 1 else f"the state dicts {', '.join(named)}"
-    why = saved.why_not(last) if last else "nothing was saved"
+    why = saved.why_not(last) if last else "the script saved no weights that lofi saw"
     say(f"the average is in {path} ({what}: {why})")
+
+
+def _path_of_its_own() -> str:
+    """In the output folder that the script's arguments name, else in the working folder."""
+    words = [part for word in sys.argv[1:] for part in word.split("=", 1)]
+    for option, value in itertools.pairwise(words):
+        name = option.lstrip("-").replace("-", "_")
+        if option.startswith("-") and name in _OUTPUT_OPTIONS and os.path.isdir(value):
+            return os.path.abspath(os.path.join(value, "lofi-average.pth"))
+    return os.path.abspath("lofi-average.pth")
 
 
 def _named(states: list[State]) -> dict[str, State]:

@@ -2,8 +2,8 @@
 """The script's files that hold the last step's weights, written again with the average in them.
 
 Scripts save from one rank, and what they save while training is that rank's node alone. Which files
-those are is told by their content: every file that torch.save or safetensors wrote after the last
-step is read at the end, before the average. Its tensors are grouped by what stands before a model's
+those are is told by their content: every file with weights that was written after the last step is
+read at the end, before the average. Its tensors are grouped by what stands before a model's
 own names ("model.", "model_ema."); a group whose every tensor is, by name and by value, what this
 rank holds of a model (as it is, on another device or cast) gets the average. Everything else in the
 file is kept. A file of an earlier step, or one that holds an average already, has no such group.
@@ -21,24 +21,20 @@ import torch.serialization
 from lofi.files import contents
 from lofi.files.contents import load_pickled, save, tensors_of, with_tensors
 from lofi.job import events, job
-from lofi.job.log import log, say
+from lofi.job.log import log
 from lofi.job.native import _C
 from lofi.job.patch import when_imported, wrap
+from lofi.launch import written
 from lofi.models import training
 from lofi.models.items import collect, digest, plain_name, unwrap
 
 
 @dataclass
 class Files:
-    """The files that this rank's script has written, with the step count at that time."""
+    """What is known of the files that this rank's script has written."""
 
-    steps: dict[str, int] = field(default_factory=dict)
     unreadable: set[str] = field(default_factory=set)
     told: bool = False
-
-    @property
-    def last(self) -> str | None:
-        return next(reversed(self.steps), None)
 
 
 _files = Files()
@@ -46,9 +42,10 @@ _opened = threading.local()  # the path of the file that torch.save writes now
 
 
 def install() -> None:
+    written.watch()
     events.save.subscribe(_record)
     # torch.save itself stays as it is: torch knows it by two names, and importing torch._dynamo
-    # fails if they are two functions.
+    # fails if they are two functions. Its legacy format opens the file in Python.
     wrap(torch.serialization, "_open_zipfile_writer", _note_path)
     wrap(torch.serialization, "_save", _note_content)
     when_imported("safetensors.torch", lambda m: wrap(m, "serialize_file", _note_safetensors))
@@ -64,7 +61,7 @@ def _note_path(original: Callable[..., Any], target: Any) -> Any:
 def _note_content(original: Callable[..., Any], content: Any, *args: Any, **kwargs: Any) -> Any:
     path, _opened.path = getattr(_opened, "path", None), None
     # A file without floating point (states of random generators, arguments) holds no weights.
-    if path is not None and any(t.is_floating_point() for _, t in tensors_of(content)):
+    if any(t.is_floating_point() for _, t in tensors_of(content)):
         _note(path)
     return original(content, *args, **kwargs)
 
@@ -82,26 +79,31 @@ def _note(path: Any) -> None:
         return
     if contents.is_saving():  # lofi's own files are none of the script's
         return
-    events.save(os.path.abspath(os.fspath(path)))
+    _tell_once("what is saved" if path is None else os.path.abspath(os.fspath(path)))
+    if path is not None:  # else into a buffer, which may be written to a file later
+        events.save(os.path.abspath(os.fspath(path)))
 
 
 def _record(path: str) -> None:
+    written.note(path)
+
+
+def _tell_once(what: str) -> None:
     here = job.current()
-    _files.steps.pop(path, None)  # the last one written comes last
-    _files.steps[path] = training.state().steps
-    if _C.phase() == "train" and not _files.told:
-        _files.told = True
-        log(
-            "warn",
-            f"what is saved while nodes train apart, such as {path}, holds the weights of node "
-            f"{here.node} alone" + ("" if here.settings.save == "off" else
-            "; files of the last step are written again with the average at the end"),
-        )  # fmt: skip
+    if _C.phase() != "train" or _files.told:
+        return
+    _files.told = True
+    end = "; files of the last step are written again with the average at the end"
+    log(
+        "warn",
+        f"while nodes train apart, {what} holds the weights of node {here.node} alone"
+        + ("" if here.settings.save == "off" else end),
+    )
 
 
 def last() -> str | None:
-    """The file that this rank's script wrote last."""
-    return _files.last
+    """The file with weights that this rank's script wrote last."""
+    return next(iter(written.newest()), None)
 
 
 State = dict[str, torch.Tensor]  # of one model, by name
@@ -111,7 +113,7 @@ def why_not(path: str) -> str:
     """Why the average was not written into a file."""
     if path in _files.unreadable:
         return f"{path} can't be read back safely, as torch.load(weights_only=True)"
-    return f"{path} does not hold this node's last weights"
+    return f"{path} holds other tensors than the model"
 
 
 @dataclass
@@ -124,16 +126,21 @@ class Rewrite:
     replacements: dict[str, tuple[int, str]]  # name in the file -> model and name there
 
     def write(self, how: str, states: list[State]) -> str:
-        """Write the average, which `states` now hold, and return the path."""
-        target = self.path if how == "inplace" else beside(self.path)
+        """Write the average, which `states` now hold, and say where; nothing is written if the file
+        holds it already."""
         held = dict(tensors_of(self.content))
         put = {
             path: states[index][name].detach().to("cpu", held[path].dtype, copy=True)
             for path, (index, name) in self.replacements.items()
         }
-        content = with_tensors(self.content, put)
-        save(content, target, self.metadata, like=self.path)
-        return target
+        if all(digest(held[path]) == digest(tensor) for path, tensor in put.items()):
+            return f"the average is in {self.path} already"
+        old = training.state().steps - written.steps_of(self.path)
+        # A file of an earlier step stays: its optimizer's state goes with its own weights.
+        target = self.path if how == "inplace" and not old else beside(self.path)
+        save(with_tensors(self.content, put), target, self.metadata, like=self.path)
+        before = f" {old} step{'s' * (old > 1)} before the end" if old else ""
+        return f"the average is in {target} (everything else as the script saved it{before})"
 
 
 def beside(path: str, mark: str = "lofi") -> str:
@@ -157,16 +164,24 @@ def find(states: list[State]) -> list[Rewrite]:
     here = job.current()
     if here.settings.save == "off":
         return []
-    recent = [path for path, steps in _files.steps.items() if steps == training.state().steps]
     found = []
-    for path in recent:
-        if os.path.isfile(path):
-            content, metadata = _load(path)
-            in_file = dict(tensors_of(content))
-            replacements = _matches(in_file, states)
-            if replacements:
-                found.append(Rewrite(path, content, metadata, replacements))
+    for path in written.at_step(training.state().steps):
+        content, metadata = _load(path)
+        replacements = _matches(dict(tensors_of(content)), states)
+        if replacements:
+            found.append(Rewrite(path, content, metadata, replacements))
     return found
+
+
+def find_form(states: list[State]) -> Rewrite | None:
+    """The last file that a model fits into by names and shapes, whatever its values are: a script
+    loads its own form of a file."""
+    for path in written.newest():
+        content, metadata = _load(path)
+        replacements = _by_name(dict(tensors_of(content)), states, any_value=True)
+        if replacements:
+            return Rewrite(path, content, metadata, replacements)
+    return None
 
 
 def _all_names(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
@@ -176,11 +191,10 @@ def _all_names(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
             yield plain_name(name), value
 
 
-def holds(path: str, states: list[State]) -> bool:
-    """Whether a file holds these tensors."""
-    if not os.path.isfile(path):
-        return False
-    return bool(_matches(dict(tensors_of(_load(path)[0])), states))
+def holding(states: list[State]) -> list[str]:
+    """The files of the last step that hold these tensors."""
+    steps = training.state().steps
+    return [p for p in written.at_step(steps) if _matches(dict(tensors_of(_load(p)[0])), states)]
 
 
 def _matches(tensors: State, states: list[State]) -> dict[str, tuple[int, str]]:
@@ -189,7 +203,9 @@ def _matches(tensors: State, states: list[State]) -> dict[str, tuple[int, str]]:
     return by_value if len(by_value) > len(by_name) else by_name
 
 
-def _by_name(tensors: State, states: list[State]) -> dict[str, tuple[int, str]]:
+def _by_name(
+    tensors: State, states: list[State], any_value: bool = False
+) -> dict[str, tuple[int, str]]:
     """For each group of the file, the model that it holds: if several do, the first."""
     groups: dict[tuple[str, int], dict[str, str]] = {}
     for path in tensors:
@@ -206,8 +222,11 @@ def _by_name(tensors: State, states: list[State]) -> dict[str, tuple[int, str]]:
         # If only half of a model's names fit, the file holds a whole model under other names.
         if not is_whole and any(tensors[path].is_floating_point() for path in others):
             continue
-        if not any(path in replacements for path in names) and all(
-            _same(tensors[path], states[index][name]) for path, name in names.items()
+        if any_value and not is_whole:
+            continue
+        if not any(path in replacements for path in names) and (
+            any_value
+            or all(_same(tensors[path], states[index][name]) for path, name in names.items())
         ):
             replacements.update({path: (index, name) for path, name in names.items()})
     return replacements
@@ -250,7 +269,7 @@ def _same(of_file: torch.Tensor, own: torch.Tensor) -> bool:
 
 def _load(path: str) -> tuple[Any, dict[str, str] | None]:
     try:
-        if path.endswith(".safetensors"):
+        if written.kind_of(path) == "safetensors":
             from safetensors import safe_open
 
             with safe_open(path, "pt") as file:
@@ -261,8 +280,3 @@ def _load(path: str) -> tuple[Any, dict[str, str] | None]:
         told = str(error).split("\n")[0]
         log("info", f"{path} can't be read back safely, and is left alone: {told}")
         return None, None
-
-
-def tell(paths: list[str]) -> None:
-    for path in paths:
-        say(f"the average is in {path} (everything else as the script saved it)")
