@@ -35,6 +35,8 @@ LAUNCHER = "launch.main"  # its take_over() makes a process one of the launcher'
 
 FEATURES = (
     Feature("hooks"),
+    Feature("hooks.libraries.accelerate"),
+    Feature("hooks.libraries.lightning"),
     Feature("files.checkpoints", names=("average_checkpoints",)),
     Feature(
         "launch.evaluation",
@@ -55,7 +57,6 @@ FEATURES = (
         is_launched=True,
     ),
     Feature("launch.ending", is_launched=True),
-    Feature("launch.libraries.accelerate", is_launched=True),
     Feature("launch.libraries.ema", is_launched=True),
     Feature("launch.libraries.trainer", is_launched=True),
 )

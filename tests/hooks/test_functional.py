@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Gradients of collectives, while nodes train apart."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from harness.rank_jobs import (
     train,
     wrapped,
 )
+from harness.ranks import run_ranks
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel as DDP
 
@@ -69,3 +71,54 @@ def test_what_torch_itself_refuses_on_cpu():
     for backward, sync in run_nodes(_not_on_cpu):
         assert "Backend not supported" in backward.text
         assert "SyncBatchNorm layers only work with GPU modules" in sync.text
+
+
+def _every_backward(is_launched: bool) -> dict[str, Any]:
+    """The gradient that each functional collective gives, or the error."""
+    backend = "lofi"
+    if is_launched:
+        from lofi.launch import main
+
+        main.take_over()
+        backend = "gloo"
+    with job(backend):
+        train(wrapped(), 1)
+        rank, size = dist.get_rank(), dist.get_world_size()
+        found: dict[str, Any] = {}
+
+        def note(name: str, collective: Callable[[torch.Tensor], Any]) -> None:
+            value = torch.full((3,), 1.0 + rank, dtype=torch.float64, requires_grad=True)
+            try:
+                given = collective(value)
+                parts = given if isinstance(given, (tuple, list)) else [given]
+                weighted = [part * (7.0 * rank + i) for i, part in enumerate(parts)]
+                torch.stack(weighted).sum().backward()
+                found[name] = value.grad
+            except (RuntimeError, ValueError) as error:
+                found[name] = type(error).__name__
+
+        note("all_gather", dist_fn.all_gather)
+        note("all_reduce", dist_fn.all_reduce)
+        note("reduce", lambda value: dist_fn.reduce(value, 0))
+        note("gather", lambda value: dist_fn.gather(value, 0))
+        note("broadcast", lambda value: dist_fn.broadcast(value, 0))
+        note("scatter", lambda value: dist_fn.scatter([value * i for i in range(size)], 0))
+        note("all_to_all", lambda v: dist_fn.all_to_all([v] * size, [v * i for i in range(size)]))
+        return found
+
+
+@pytest.mark.parametrize("nodes", [2, 3])
+def test_every_backward_by_name_and_by_launcher(nodes):
+    """get_backend() answers "gloo" under the launcher, and torch branches on it."""
+    env = {"LOFI_NODE_SIZE": "2"}
+    by_name, launched = (
+        run_ranks(_every_backward, 2 * nodes, is_launched, env=env) for is_launched in (False, True)
+    )
+    for rank, (named, other) in enumerate(zip(by_name, launched, strict=True)):
+        assert named.keys() == other.keys()
+        for name, grad in named.items():
+            same = grad == other[name] if isinstance(grad, str) else torch.equal(grad, other[name])
+            assert same, (rank, name, grad, other[name])
+        # K times the sum, over this node's ranks, of what each multiplies this rank's slot with.
+        mates = (rank // 2 * 2, rank // 2 * 2 + 1)
+        assert named["all_gather"].tolist() == [nodes * sum(7.0 * m + rank for m in mates)] * 3

@@ -22,8 +22,20 @@ def install() -> None:
 
 
 def _install(module: Any) -> None:
+    wrap(module._AlltoAll, "forward", _all_to_all)
     wrap(module._AllGather, "backward", _all_gather_backward)
     wrap(module._AllGatherBase, "backward", _all_gather_base_backward)
+
+
+def _all_to_all(original: Any, ctx: Any, group: Any, outs: Any, *tensors: torch.Tensor) -> Any:
+    """On a group that calls itself gloo, as the launcher's do, torch scatters from every member,
+    and passes a member's rank for a global one: wrong on every node's group but the first."""
+    if lookup.backend_of(group) is None:
+        return original(ctx, group, outs, *tensors)
+    ctx.group = group
+    ctx.input_tensor_size_list = [tensor.size() for tensor in tensors]
+    dist.all_to_all(outs, [tensor.contiguous() for tensor in tensors], group=group)
+    return tuple(outs)
 
 
 def _mirrored(group: Any) -> Any:
