@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from harness import truth
+from harness.rank_jobs import captured_stderr
 from harness.ranks import Failed, run_ranks
 from torch import nn
 
@@ -487,3 +488,22 @@ def test_bad_targets():
         assert "TypeError" in told[0] and "int" in told[0]
         assert "TypeError" in told[1] and "no tensors" in told[2]
         assert "meta device" in told[3] and "sparse" in told[4]
+
+
+def _parameters_that_differ_inside():
+    import lofi
+
+    dist.init_process_group("lofi")
+    model = torch.nn.ModuleList(torch.nn.Linear(2, 2) for _ in range(5))
+    with torch.no_grad():
+        for index, parameter in enumerate(model.parameters()):
+            parameter.fill_(float(10 * index + dist.get_rank()))
+    with captured_stderr() as stderr:
+        lofi.finalize_average(model)
+    return stderr.lines("hold different values")
+
+
+def test_parameters_that_differ_inside_a_node_are_told_in_one_line():
+    first, *others = run_ranks(_parameters_that_differ_inside, 4, env={"LOFI_NODE_SIZE": "2"})
+    assert len(first) == 1 and "0.weight and 9 others" in first[0], first
+    assert others == [[], [], []]

@@ -188,6 +188,6 @@ def test_no_process_group(tmp_path):
 def test_the_start_and_the_end_in_a_line_each(tmp_path):
     ended = launch(tmp_path, WRAPPED)
     lines = [line for line in ended[0].stderr.splitlines() if line.startswith("lofi: ")]
-    assert lines[0].startswith("lofi: 2 nodes x 1 ranks, gloo on CPU")
+    assert lines[0].startswith("lofi: 2 nodes x 1 ranks, shared memory or gloo on CPU")
     assert lines[1].startswith("lofi: averaged nodes [0, 1]: 4 of 4 tensors")
     assert not [line for line in ended[1].stderr.splitlines() if line.startswith("lofi: ")]

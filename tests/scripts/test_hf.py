@@ -164,7 +164,7 @@ def test_streaming(script, tmp_path):
     launch.check_apart(streamed, crosses=True)
     _models(launch.interpreter(), "read", streamed.folder / "out", tmp_path / "saved.pt")
     launch.check_mean(streamed, torch.load(tmp_path / "saved.pt", weights_only=True))
-    assert streamed.log.count("crosses nodes while they train apart") == RANKS
+    assert streamed.log.count("crosses nodes while they train apart") == 1
     assert "dispatch_batches" in streamed.log
 
 

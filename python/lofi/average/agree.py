@@ -194,6 +194,7 @@ class Run:
                 if index not in differ and self.items[index].tensor.nbytes > _SAMPLE_BYTES
             ]
         own = {index: self._first_of_node(self.items[index]) for index in sorted(differ_inside)}
+        self._tell_of_different([self.items[index] for index in own])
         return sorted(differ), own
 
     def _digest(self, item: Item, sampled: bool) -> bytes:
@@ -207,13 +208,17 @@ class Run:
         options = dist.BroadcastOptions()
         options.rootRank = 0
         self.node_inner.broadcast([as_bytes(value.view(-1))], options).wait()
-        if item.is_parameter and self.place == 0:
+        return value
+
+    def _tell_of_different(self, items: list[Item]) -> None:
+        names = [item.name for item in items if item.is_parameter]
+        if names and self.topology.rank == 0:
+            others = f" and {len(names) - 1} others" if len(names) > 1 else ""
             log(
                 "warn",
-                f"the ranks of a node hold different values of the parameter {item.name}: the "
-                "first rank's are averaged",
+                f"the ranks of a node hold different values of the parameter {names[0]}{others}: "
+                "the first rank's are averaged",
             )
-        return value
 
     def _value(self, index: int, own: dict[int, torch.Tensor]) -> torch.Tensor:
         """What this node puts in for a tensor: where it lies, or contiguous on the CPU."""

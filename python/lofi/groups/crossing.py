@@ -58,7 +58,7 @@ class Checker:
         if (library or site) not in self.warned:
             self.warned.add(library or site)
             log(
-                "warn",
+                "warn" if self.group.rank == 0 else "info",  # once a group, not from each rank
                 f"{collective} at {site} crosses nodes while they train apart: it runs for real "
                 "and every node waits for it. LOFI_STRICT=1 refuses such calls; "
                 'with lofi.scope("world"): says that it is meant' + _HOW_TO_AVOID.get(library, ""),

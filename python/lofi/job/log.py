@@ -2,6 +2,7 @@
 """lofi's log lines: one prefix, one level, from C as from Python."""
 
 import sys
+from typing import Any
 
 from lofi.job.native import _C
 
@@ -15,4 +16,8 @@ def log(level: str, line: str) -> None:
 
 def say(line: str) -> None:
     """Tell the user of the launcher what came of it, whatever the level of the log."""
-    print(f"lofi: {line}", file=sys.stderr, flush=True)
+    tqdm: Any = getattr(sys.modules.get("tqdm"), "tqdm", None)
+    if getattr(tqdm, "_instances", None):  # a progress bar stands on the line
+        tqdm.write(f"lofi: {line}", file=sys.stderr)
+    else:
+        print(f"lofi: {line}", file=sys.stderr, flush=True)

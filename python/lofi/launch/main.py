@@ -22,7 +22,7 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed import distributed_c10d as c10d
 
-from lofi import features
+from lofi import features, program
 from lofi.groups import register
 from lofi.job import events, job
 from lofi.job.log import say
@@ -32,7 +32,6 @@ from lofi.models import tracked
 # Backends that a script may name; lofi has no inner backend for others (mpi, ucc, fake).
 _OURS = {"gloo", "nccl"}
 _REGISTERED = register.NAME
-_PROGRAM = {"average", "info", "diff"}  # commands of the program in C
 
 
 @dataclass
@@ -151,9 +150,10 @@ def _say_what_is_on() -> None:
         say(f"1 node of {size} ranks: as without lofi (LOFI_NODE_SIZE sets the ranks of a node)")
         return
     evaluation = "the average" if settings.eval == "averaged" else "each node's own weights"
+    cpu = "shared memory or gloo on CPU" if settings.shm else "gloo on CPU"
     say(
-        f"{nodes} nodes x {size} ranks, gloo on CPU, NCCL on CUDA; nothing crosses nodes while "
-        f"training; evaluation: {evaluation}; files: {settings.save}"
+        f"{nodes} nodes x {size} ranks, {cpu}, NCCL on CUDA; nothing crosses nodes while training; "
+        f"evaluation: {evaluation}; files: {settings.save}"
     )
 
 
@@ -214,7 +214,8 @@ def main(argv: list[str]) -> None:
         _run(lambda: runpy.run_module(argv[1], run_name="__main__", alter_sys=True))
         return
     if not os.path.isfile(argv[0]):
-        hint = " (the program `lofi` is another: cmake builds it)" if argv[0] in _PROGRAM else ""
+        is_program = argv[0] in program.COMMANDS
+        hint = f" (the program is run as `lofi {argv[0]}`, without torchrun)" if is_program else ""
         raise SystemExit(f"lofi: there is no script {argv[0]!r}{hint}")
     sys.argv = list(argv)
     sys.path[0] = os.path.dirname(os.path.abspath(argv[0]))
