@@ -8,6 +8,10 @@
  * back which verdict the board holds. Words that differ are found by comparing each with the first
  * one of all, so that nobody has to read all words to tell that they are equal.
  *
+ * A member may take its word back at any moment, and nothing can stop another that has listed it
+ * from closing the round with it. So a withdrawal is a wish, and the verdict says what became of
+ * it; but a round is never closed early by a member that saw enough others and then lists fewer.
+ *
  * Rejected: a member that closes rounds for the others (it may be the one that is gone); a vote
  * (the board is one place already, and writes once).
  */
@@ -121,24 +125,27 @@ static lofi_status go_to_close(lofi_round *round, const unsigned char *is_in, in
     return LOFI_OK;
 }
 
-/* This member has announced itself, whatever the list says: the board may show it late. */
+/* The list may lack a word that this member has seen before, if it was taken back: the round goes
+ * on then. */
 static lofi_status take_list(lofi_round *round, const char *const *words)
 {
     int64_t value = 0;
+    int count = 0;
 
     if (words == NULL) return no_answer(round, "the members' words");
     if (round->kind != LOFI_ROUND_NOTHING) {
         lofi_status st = value_of(round, words, &value);
         if (st != LOFI_OK) return st;
     }
-    if (round->is_early && value < 0) { /* the word that differed is not there any more */
-        round->is_early = 0;
-        round->step = LOFI_ROUND_LOOK;
-        return LOFI_OK;
+    for (int i = 0; i < round->member_count; i++) {
+        round->is_in[i] = words[i] != NULL;
+        count += round->is_in[i];
     }
-    for (int i = 0; i < round->member_count; i++)
-        round->is_in[i] = words[i] != NULL || i == round->member;
-    return go_to_close(round, round->is_in, value);
+    const int differ = round->kind == LOFI_ROUND_DIFFERS && value >= 0;
+    if (round->is_time_up || differ || count >= round->close_at)
+        return go_to_close(round, round->is_in, value);
+    round->step = LOFI_ROUND_LOOK;
+    return LOFI_OK;
 }
 
 /* A value of DIFFERS is used as a member's number. */
@@ -199,12 +206,12 @@ lofi_status lofi_round_tell(lofi_round *round, const lofi_round_answer *given)
         round->step = round->kind == LOFI_ROUND_DIFFERS ? LOFI_ROUND_COMPARE : LOFI_ROUND_LOOK;
         return LOFI_OK;
     case LOFI_ROUND_COMPARE:
-        round->is_early = answer->yes;
         round->step = answer->yes ? LOFI_ROUND_LIST : LOFI_ROUND_LOOK;
         return LOFI_OK;
     case LOFI_ROUND_LOOK:
         return take_look(round, answer->yes);
     case LOFI_ROUND_WAIT:
+        round->is_time_up = !answer->yes;
         round->step = answer->yes ? LOFI_ROUND_READ : LOFI_ROUND_LIST;
         return LOFI_OK;
     case LOFI_ROUND_LIST:

@@ -9,7 +9,7 @@ struct lofi_round {
     int member_count, member, close_at;
     lofi_round_value_kind kind;
     lofi_round_step step;
-    int is_early; /* 1: this member lists before all have come, since a word differs from its own */
+    int is_time_up; /* 1: this member closes the round with those that it lists, however few */
     unsigned char *is_in; /* one for each member */
     int64_t value;
     char *verdict; /* the text to put; NULL before it is needed */

@@ -8,15 +8,31 @@
 LOFI__DECLARATIONS_BEGIN
 
 /*
- * A round needs a *board*, where any member can put a word under a name, put one unless there is
- * one already, read, and wait for a name: a key-value store, a folder. Each of these is atomic, and
- * a word that was put is seen by every later read. The board is the caller's. A lofi_round is what
- * one member does on it: it says the next step, the caller takes it on the board and answers with
- * what came of it. Several processes may take part as one member if they announce the same word.
+ * A round needs a *board*, which is the caller's: a key-value store, a folder. Words lie there
+ * under names. A round needs this of it, and no more:
+ *
+ *   put       writes a word, in place of one that is there. A read finds the old word or the new
+ *             one, never a part, and every read that begins after the put finds the new one.
+ *   put once  writes a word unless one is there, and returns the one that is there then, in one
+ *             step: of several at the same time exactly one writes, and all return its word.
+ *   read      returns a word, or that there is none. Reads of several names, and LOOK, need not be
+ *             one step: each name's own read has to be.
+ *   remove    takes a word away, for withdrawals; every read that begins later finds none. The
+ *             verdict is never removed while somebody may still come.
+ *
+ * A lofi_round is one member's part in it: it says the next step, the caller takes it on the board
+ * and answers with the outcome. Several processes may take part as one member if they announce the
+ * same word.
  *
  * The first verdict that is put decides for all, so that all who learn of the round's end learn the
  * same; also those who were too late, and those whose time was up when others were still coming. A
  * member that ends in the middle of it keeps nobody from closing the round.
+ *
+ * A member withdraws by removing its word. That is a wish: another member may have listed the word
+ * and close the round with it afterwards, and after the closing a removal changes nothing. The
+ * verdict alone says who is in. So a member that has withdrawn learns from it what became of that,
+ * with another lofi_round: it looks on, or it comes back, also with another word. A withdrawal makes no round close early: a member that saw enough
+ * announcements, and then lists fewer, waits on. Only a member with one process may withdraw.
  */
 typedef struct lofi_round lofi_round;
 
@@ -25,7 +41,8 @@ typedef enum lofi_round_value_kind {
     LOFI_ROUND_NOTHING = 0, /* 0 */
     LOFI_ROUND_LEAST = 1,   /* the words are whole numbers: the smallest one */
     LOFI_ROUND_DIFFERS = 2  /* the first member whose word is not the lowest member's; -1: none.
-                               Words that differ close the round at once */
+                               Words that differ close the round at once, or, if the first word of
+                               all was withdrawn, at the latest when all have come */
 } lofi_round_value_kind;
 
 typedef struct lofi_round_options {
@@ -48,7 +65,8 @@ typedef enum lofi_round_step {
     LOFI_ROUND_WAIT = 3,     /* yes: there is a verdict; no: there is none, and the time is up or
                                    somebody is known not to come. A member that only announces may
                                    stop here: others, or its next look, will find it */
-    LOFI_ROUND_LIST = 4,     /* words: each member's, NULL for one that has not announced */
+    LOFI_ROUND_LIST = 4,     /* words: each member's, NULL for one that has not announced. Back to
+                                   LOOK if the words that led here were taken back meanwhile */
     LOFI_ROUND_CLOSE = 5,    /* put lofi_round_verdict unless a verdict is there; verdict: the one
                                    that is there then */
     LOFI_ROUND_READ = 6,     /* verdict: the one that is there, or NULL (only if one looks on) */

@@ -2,11 +2,12 @@
 /*
  * Rounds: every order of events of 1 to 4 processes, and the text of verdicts.
  *
- * The processes are lofi_round objects, as they run in a job; several may be one member. The board is a
- * model: atomic words. A process takes its steps one at a time; its list of the others is read member
- * by member, so that others may announce in between; its time may be up at any moment of a wait; it may
- * end at any moment for good. States are remembered, so each is visited once, and the number of orders
- * is counted on the way.
+ * The processes are lofi_round objects, as they run in a job; several may be one member. The board
+ * is a model: atomic words. A process takes its steps one at a time; its list of the others is read
+ * member by member, so that others may announce in between, or withdraw; its time may be up at any
+ * moment of a wait; it may withdraw once while it waits, and come back; it may end at any moment
+ * for good. States are remembered, so each is visited once, and the number of orders is counted on
+ * the way.
  */
 #include "average/round.h"
 #include "core/mem.h"
@@ -22,8 +23,8 @@
 /* ---- a state of all processes and the board, packed into two words --------------------------- */
 
 struct process {
-    unsigned step, is_early, is_in, listed,
-        at; /* `listed`: who was seen so far, up to member `at` */
+    unsigned step, is_time_up, is_in;
+    unsigned listed, at; /* the members that were seen so far, up to member `at` */
 };
 
 struct state {
@@ -31,18 +32,19 @@ struct state {
     unsigned announced; /* a bit for each member */
     unsigned first;     /* 1 + the member whose word is the first one of all; 0: there is none */
     unsigned verdict;   /* the members in it; 0: none is there */
+    unsigned withdrew;  /* a bit for each member that has taken its word back, or had */
 };
 
 struct key {
     uint64_t low, high;
 };
 
-/* What is enumerated now. */
+/* The case that is enumerated now. */
 static struct {
     int members, processes;
     int member_of[PROCESSES_MOST];
     const char *words[MEMBERS_MOST]; /* that the members announce */
-    int may_fail, close_at;
+    int may_fail, may_withdraw, close_at;
     lofi_round_value_kind kind;
 } now;
 
@@ -52,10 +54,10 @@ static struct key pack(const struct state *s)
 
     for (int p = 0; p < PROCESSES_MOST; p++) {
         const struct process *it = &s->processes[p];
-        half[p / 2] = half[p / 2] << 16 | it->step << 12 | it->is_early << 11 | it->is_in << 7 |
+        half[p / 2] = half[p / 2] << 16 | it->step << 12 | it->is_time_up << 11 | it->is_in << 7 |
                       it->listed << 3 | it->at;
     }
-    half[1] = half[1] << 12 | s->first << 8 | s->announced << 4 | s->verdict;
+    half[1] = half[1] << 16 | s->withdrew << 12 | s->first << 8 | s->announced << 4 | s->verdict;
     return (struct key){half[0] + 1, half[1]}; /* never all zeros, which is an empty slot */
 }
 
@@ -115,7 +117,7 @@ static struct lofi_round *round_at(const struct process *it, int member)
     options.kind = now.kind;
     ASSERT(lofi_round_create(&options, &round) == LOFI_OK);
     round->step = (lofi_round_step)it->step;
-    round->is_early = (int)it->is_early;
+    round->is_time_up = (int)it->is_time_up;
     for (int i = 0; i < now.members; i++)
         round->is_in[i] = it->is_in >> i & 1;
     if (it->step == LOFI_ROUND_CLOSE)
@@ -135,7 +137,7 @@ static const char *text_of(unsigned in)
     return text;
 }
 
-/* What the board answers to the step, which changes it. `yes` answers a wait. */
+/* The board takes the step, which may change it, and answers. `yes` answers a wait. */
 static lofi_round_answer take_on_board(struct state *s, const struct process *it, int member,
                                        int yes, const char **words)
 {
@@ -162,7 +164,7 @@ static lofi_round_answer take_on_board(struct state *s, const struct process *it
     case LOFI_ROUND_CLOSE:
         if (s->verdict == 0) {
             s->verdict = it->is_in; /* what was in the list is what it puts */
-            ASSERT((s->verdict & ~s->announced) == 0);
+            ASSERT((s->verdict & ~(s->announced | s->withdrew)) == 0);
             ASSERT(s->verdict >> member & 1);
         }
         answer.verdict = text_of(s->verdict);
@@ -190,7 +192,7 @@ static void advance(struct state *s, int p, int yes)
     const lofi_round_answer answer = take_on_board(s, it, now.member_of[p], yes, words);
     ASSERT(lofi_round_tell(round, &answer) == LOFI_OK);
     it->step = (unsigned)lofi_round_next(round);
-    it->is_early = (unsigned)round->is_early;
+    it->is_time_up = (unsigned)round->is_time_up;
     it->is_in = bits_of(round);
     it->listed = it->at = 0;
     if (step != LOFI_ROUND_CLOSE && it->step == LOFI_ROUND_CLOSE)
@@ -199,7 +201,7 @@ static void advance(struct state *s, int p, int yes)
         ASSERT(it->is_in == s->verdict);
         ASSERT(lofi_round_value(round) == value_of(s->verdict));
     } else if (it->step != LOFI_ROUND_CLOSE) {
-        it->is_in = 0; /* of no meaning at other steps */
+        it->is_in = 0; /* it has no meaning at other steps */
     }
     lofi_round_destroy(round);
 }
@@ -235,6 +237,19 @@ static double events_of(const struct state *s, int p)
     return count;
 }
 
+/* A member that waits takes its word back, whatever the board holds by now, and comes back. */
+static double withdrawals_of(const struct state *s, int p)
+{
+    const unsigned bit = 1u << now.member_of[p];
+    struct state next = *s;
+
+    if (!now.may_withdraw || s->processes[p].step != LOFI_ROUND_WAIT || s->withdrew & bit) return 0;
+    next.announced &= ~bit;
+    next.withdrew |= bit;
+    next.processes[p] = (struct process){.step = LOFI_ROUND_ANNOUNCE};
+    return visit(&next);
+}
+
 /* Nobody can go on. */
 static void check_end(const struct state *s)
 {
@@ -254,14 +269,17 @@ static void check_end(const struct state *s)
         ASSERT(value_of(s->verdict) >= 0);
     else if (now.close_at == 0 || now.close_at == now.members)
         ASSERT(s->verdict == all);
+    else
+        ASSERT(__builtin_popcount(s->verdict) >= now.close_at);
 }
 
-/* Where all who live only wait, no two of them have announced words that differ. */
+/* If all who live only wait, no two of them have announced words that differ: unless the word to
+ * compare with was taken back. */
 static void check_told_at_once(const struct state *s)
 {
     const char *word = NULL;
 
-    if (now.kind != LOFI_ROUND_DIFFERS || s->verdict != 0) return;
+    if (now.kind != LOFI_ROUND_DIFFERS || s->verdict != 0 || s->withdrew != 0) return;
     for (int p = 0; p < now.processes; p++)
         if (s->processes[p].step != LOFI_ROUND_WAIT && s->processes[p].step != GONE) return;
     for (int p = 0; p < now.processes; p++) {
@@ -285,11 +303,27 @@ static double visit(const struct state *s)
         check_end(s);
         count = 1;
     }
+    /* nobody may depend on a withdrawal to go on, so check_end comes before */
+    for (int p = 0; p < now.processes; p++)
+        count += withdrawals_of(s, p);
     const size_t own = slot_of(key); /* others were put in meanwhile */
     keys[own] = key;
     orders[own] = count;
     ASSERT(++visited < SLOTS / 2);
     return count;
+}
+
+static unsigned first_step(int member)
+{
+    lofi_round_options options = LOFI_ROUND_OPTIONS_INIT;
+    struct lofi_round *round;
+
+    options.member_count = now.members;
+    options.member = member;
+    ASSERT(lofi_round_create(&options, &round) == LOFI_OK);
+    const unsigned step = (unsigned)lofi_round_next(round);
+    lofi_round_destroy(round);
+    return step;
 }
 
 static void enumerate(int may_fail, int at, lofi_round_value_kind kind)
@@ -299,6 +333,8 @@ static void enumerate(int may_fail, int at, lofi_round_value_kind kind)
     now.may_fail = may_fail;
     now.close_at = at;
     now.kind = kind;
+    for (int p = 0; p < now.processes; p++)
+        begin.processes[p].step = first_step(now.member_of[p]);
     visited = 0;
     memset(keys, 0, SLOTS * sizeof *keys);
     const double paths = visit(&begin);
@@ -306,8 +342,9 @@ static void enumerate(int may_fail, int at, lofi_round_value_kind kind)
     printf("%d processes of %d members, words", now.processes, now.members);
     for (int i = 0; i < now.members; i++)
         printf(" %s", now.words[i]);
-    printf(", %s, close at %d, value %d: %zu states, %.3g orders\n",
-           may_fail ? "any may be late or end" : "nobody fails", at, (int)kind, visited, paths);
+    printf(", %s%s, close at %d, value %d: %zu states, %.3g orders\n",
+           may_fail ? "any may be late or end" : "nobody fails",
+           now.may_withdraw ? ", any may withdraw" : "", at, (int)kind, visited, paths);
 }
 
 static void set_members(int members)
@@ -361,6 +398,21 @@ static void test_several_processes_for_a_member(void)
             enumerate(may_fail, 0, LOFI_ROUND_LEAST);
             enumerate_words(may_fail);
         }
+}
+
+/* Two members and three: four would have too many orders for a test. */
+static void test_withdrawals(void)
+{
+    now.may_withdraw = 1;
+    for (int members = 2; members < MEMBERS_MOST; members++)
+        for (int may_fail = 0; may_fail < 2; may_fail++) {
+            set_members(members);
+            enumerate(may_fail, 0, LOFI_ROUND_NOTHING);
+            enumerate(may_fail, 0, LOFI_ROUND_LEAST);
+            enumerate(may_fail, 2, LOFI_ROUND_LEAST);
+            enumerate_words(may_fail);
+        }
+    now.may_withdraw = 0;
 }
 
 /* ---- texts ----------------------------------------------------------------------------------- */
@@ -577,6 +629,7 @@ int main(void)
     ASSERT(keys != NULL && orders != NULL);
     test_every_order();
     test_several_processes_for_a_member();
+    test_withdrawals();
     printf("%zu states in all\n", visited_in_all);
     free(orders);
     free(keys);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Who is in an average. */
+/* The nodes that give to an average. */
 #include "test.h"
 
 #include <math.h>
