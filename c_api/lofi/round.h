@@ -31,8 +31,9 @@ LOFI__DECLARATIONS_BEGIN
  * A member withdraws by removing its word. That is a wish: another member may have listed the word
  * and close the round with it afterwards, and after the closing a removal changes nothing. The
  * verdict alone says who is in. So a member that has withdrawn learns from it what became of that,
- * with another lofi_round: it looks on, or it comes back, also with another word. A withdrawal makes no round close early: a member that saw enough
- * announcements, and then lists fewer, waits on. Only a member with one process may withdraw.
+ * with another lofi_round: it looks on, or it comes back, also with another word. A withdrawal
+ * makes no round close early: a member that saw enough announcements, and then lists fewer, waits
+ * on. Only a member with one process may withdraw.
  */
 typedef struct lofi_round lofi_round;
 

@@ -224,3 +224,79 @@ def taken_back_job(is_closed):
 def test_a_tag_that_was_taken_back(is_closed):
     """Also where another node had listed it before, and closes the round with it afterwards."""
     assert run_ranks(taken_back_job, 1, is_closed) == [(1 + is_closed, 1 + is_closed)]
+
+
+class StoreThatLoses:
+    """A store from which a word goes between the question whether it is there and the next call."""
+
+    def __init__(self, name: str):
+        self._store, self._name = dist.HashStore(), name
+        self._store.set_timeout(timedelta(seconds=1))
+
+    def check(self, names):
+        is_there = self._store.check(names)
+        if self._name in names:
+            self._store.delete_key(self._name)
+        return is_there
+
+    def __getattr__(self, name):
+        return getattr(self._store, name)
+
+
+def test_a_word_that_goes_while_it_is_read():
+    from lofi.rounds.board import StoreBoard
+
+    board = StoreBoard(StoreThatLoses("0"))
+    board.put("0", "zero")
+    board.put("1", "one")
+    assert board.get("0") in ("zero", None)
+    board.put("0", "zero")
+    assert board.get_all(["0", "1"]) == [None, "one"]
+
+
+@pytest.mark.parametrize("kind", ["hash", "file", "tcp"])
+def test_a_read_writes_nothing(kind, tmp_path):
+    from lofi.rounds.board import StoreBoard
+
+    store = {
+        "hash": dist.HashStore,
+        "file": lambda: dist.FileStore(str(tmp_path / "store"), 1),
+        "tcp": lambda: dist.TCPStore("127.0.0.1", 0, 1, True),
+    }[kind]()
+    board = StoreBoard(store).part("part")
+    assert board.get("name") is None and not board.has_all(["name"])
+    assert board.put_once("name", "word") == "word" == board.get("name")
+    assert board.put_once("name", "other") == "word" == board.get("name")
+    board.remove("name")
+    assert board.get("name") is None and not board.has_all(["name"])
+
+
+def test_words_that_are_no_text_are_refused():
+    from lofi.rounds.board import StoreBoard
+    from lofi.rounds.rounds import LEAST, Round
+
+    store = dist.HashStore()
+    store.set("0", b"\xff\x01")
+    with pytest.raises(RuntimeError, match=r"member 0 announced '[?]+'"):
+        Round(StoreBoard(store), 1, 2, kind=LEAST).meet(0.1, "a test waits", word="3")
+
+
+def test_a_word_withdrawn_between_look_and_list():
+    """The round isn't closed without the member, whose time to come isn't up."""
+    from lofi.rounds.rounds import DIFFERS, Round
+
+    board = board_of_one_process()
+    early = Round(board, 0, 2, kind=DIFFERS)
+    assert early.announce("here") is None
+    get_all = board.get_all
+
+    def withdraw_and_get_all(names):
+        early.withdraw()
+        board.get_all = get_all
+        return get_all(names)
+
+    board.get_all = withdraw_and_get_all
+    last = Round(board, 1, 2, kind=DIFFERS)
+    assert last.announce("here") is None
+    assert Round(board, 0, 2, kind=DIFFERS).announce("here").members == [0, 1]
+    assert last.look().members == [0, 1]

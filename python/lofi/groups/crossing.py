@@ -4,7 +4,7 @@
 A broadcast, or a scatter, of the script's own can't be mirrored: its data exists on one rank only.
 It runs for real, and all nodes must come to it. Nodes that have drifted apart (one stopped early)
 would hang in it or, worse, pair it with another one; so before each, every rank compares a tag with
-its images in the other nodes, through the store: one set and K - 1 gets.
+its images in the other nodes, in a round through the store: a few messages, however many nodes.
 """
 
 import os
@@ -71,7 +71,9 @@ class Checker:
         self._next().announce(tag)
 
     def withdraw(self) -> None:
-        """Take back what was announced last: this rank did not go on from there."""
+        """Take back the last announcement, because this rank did not go on from there. If the round
+        is closed all the same, with the old word, the next comparison notices and goes on to the
+        next round, where the others are by then."""
         if self.round is not None and self.round.look() is None:
             self.round.withdraw()
             self.count -= 1
@@ -86,8 +88,8 @@ class Checker:
         return self.round
 
     def _is_of_before(self, meeting: Round, closed: Closed, tag: str) -> bool:
-        """Whether a round was closed with the word that this rank has taken back since: all words
-        were equal then, and the others' are not this one."""
+        """Whether a round was closed with the word that this rank took back: all words were equal
+        then, and the others' are not the tag of now."""
         others = [member for member in closed.members if member != meeting.member]
         is_in = meeting.member in closed.members and closed.value < 0 and len(others) > 0
         return is_in and meeting.word_of(others[0]) != tag

@@ -175,7 +175,8 @@ def _named(states: list[State]) -> dict[str, State]:
 
 
 def _keep_own_weights(here: job.Job, states: list[State], why: str) -> str | None:
-    """There is no average, or none yet: each node's first rank writes what the node has. Where."""
+    """There is no average, or none yet: each node's first rank writes the node's own weights, and
+    returns the path of the file."""
     if here.place or not states:
         return None
     last = saved.last()

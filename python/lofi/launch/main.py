@@ -141,7 +141,7 @@ def _say_that_nothing_was_done() -> None:
 
 
 def _say_what_is_on() -> None:
-    """One line at the start."""
+    """Print one line at the start: the nodes, their transports, the settings."""
     here = job.current()
     if here.topology is None or here.rank != 0:
         return
@@ -183,7 +183,7 @@ def _run(run: Callable[[], Any]) -> None:
 
 
 def _run_child(original: Callable[..., int], self: Any, *args: Any, **kwargs: Any) -> int:
-    """A process of multiprocessing: what it runs, then the average, if that ended well."""
+    """Run a process of multiprocessing; then average, if it ended well."""
     code = original(self, *args, **kwargs)
     _process.failed = code != 0
     if _process.failed:

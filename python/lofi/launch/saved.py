@@ -31,7 +31,7 @@ from lofi.models.items import collect, digest, plain_name, unwrap
 
 @dataclass
 class Files:
-    """What is known of the files that this rank's script has written."""
+    """Notes on the files that this rank's script has written."""
 
     unreadable: set[str] = field(default_factory=set)
     told: bool = False

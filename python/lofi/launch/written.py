@@ -45,7 +45,7 @@ _hook = _Hook()
 
 
 def watch() -> None:
-    """From here on. Python keeps an audit hook for as long as it runs."""
+    """Begin to note them. Python keeps an audit hook for as long as it runs."""
     if not _hook.is_in:
         _hook.is_in = True
         sys.addaudithook(_audit)

@@ -9,22 +9,26 @@ import torch.distributed as dist
 
 from lofi.job import job
 
+_NO_WORD = "\0"  # it stands for the absence of a word, since no member announces it
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.0005, 0.02  # between two looks of a wait, in seconds
 
 
 class Board(Protocol):
     """Words under names, which every member of the job can read.
 
-    Each call is atomic by itself, and what it wrote is seen by every call that begins after it, of
-    any process: rounds rely on no more. Any call may raise what its storage raises when it can't
-    be reached.
+    A new kind of board has to keep four promises, and rounds rely on no more (lofi/round.h): a word
+    is written as a whole; `put_once` looks and writes in one step; `get` finds a word, or none, in
+    one step, and does not wait for one; and what a call wrote or took away is seen by every call
+    that begins after it, of any process. The calls on several names need not be one step: they may
+    be made of `get`. Any call may raise what its storage raises when it can't be reached.
     """
 
     def put(self, name: str, word: str) -> None:
         """Write a word, in place of one that is there."""
 
     def put_once(self, name: str, word: str) -> str:
-        """Write a word unless one is there, in one step; the word that is there then."""
+        """Write a word unless one is there; the word that is there then. Of several processes at
+        the same time one writes, and all get its word."""
 
     def get(self, name: str) -> str | None:
         """The word, or None if there is none."""
@@ -33,20 +37,31 @@ class Board(Protocol):
         """The word, or None, under each of these names. They may be read one after another."""
 
     def has_all(self, names: Iterable[str]) -> bool:
-        """Whether there is a word under each of these names."""
+        """Whether there is a word under each of these names. They may be asked for one after
+        another."""
 
     def wait(self, name: str, seconds: float) -> bool:
         """Wait for a word under a name; False if there is none after this time."""
 
     def remove(self, name: str) -> None:
-        """Take a word away."""
+        """Take a word away, if one is there."""
 
     def part(self, prefix: str) -> "Board":
         """A board of its own within this one."""
 
 
+def _text(word: bytes) -> str:
+    """A foreign word may be no text; whoever reads it then finds that it is none of a round's."""
+    return word.decode(errors="replace")
+
+
 class StoreBoard:
-    """A board in a store of torch.distributed."""
+    """A board in a store of torch.distributed.
+
+    The store's own `get` waits for a word that is not there, also for one that was taken back a
+    moment ago. Its exchange of one word for another never waits, and changes nothing where the word
+    that is expected is not the one that is there.
+    """
 
     def __init__(self, store: Any) -> None:
         self._store = store
@@ -55,17 +70,18 @@ class StoreBoard:
         self._store.set(name, word)
 
     def put_once(self, name: str, word: str) -> str:
-        return self._store.compare_set(name, "", word).decode()
+        return _text(self._store.compare_set(name, "", word))
 
     def get(self, name: str) -> str | None:
-        return self._store.get(name).decode() if self._store.check([name]) else None
+        word = _text(self._store.compare_set(name, _NO_WORD, _NO_WORD))
+        return None if word == _NO_WORD else word
 
     def get_all(self, names: Sequence[str]) -> list[str | None]:
-        # The usual case, in two messages: all are there. A word that is taken back in between would
-        # make multi_get wait, and end with an error.
+        # The usual case takes two messages: all words are there. If one is taken back in between,
+        # multi_get waits for it for a while, and ends with an error.
         if self._store.has_extended_api() and self._store.check(list(names)):
             try:
-                return [word.decode() for word in self._store.multi_get(list(names))]
+                return [_text(word) for word in self._store.multi_get(list(names))]
             except dist.DistStoreError:
                 pass
         return [self.get(name) for name in names]

@@ -84,9 +84,10 @@ class Round:
         return self._closed() if self._round.next == _C.ROUND_CLOSED else None
 
     def withdraw(self) -> None:
-        """Take back an announcement: who lists the members from now on finds that this one has not
-        come. Whoever has listed them before may still close the round with it, so that a member
-        that comes back has to ask what the outcome was made of."""
+        """Take back an announcement: a member that lists the others from now on finds that this one
+        has not come, and a round that was not closed waits for it again. Another that has listed it
+        before may still close the round with it, and after the closing this changes nothing: so a
+        member that comes back has to ask whether its old word was counted."""
         self.board.remove(str(self.member))
 
     def word_of(self, member: int) -> str:
