@@ -8,6 +8,7 @@
 #include "backend_comm.hpp"
 #include "check.hpp"
 #include "convert.hpp"
+#include "drop_in.hpp"
 #include "session.hpp"
 #include "work_lofi.hpp"
 
@@ -17,6 +18,23 @@ namespace {
 bool holds_bool(const Tensors &tensors)
 {
     return !tensors.empty() && tensors.front().scalar_type() == at::kBool;
+}
+
+template <typename Options>
+Options summing(Options options)
+{
+    options.reduceOp = c10d::ReduceOp::SUM;
+    return options;
+}
+
+// Some of gloo's works have none: what follows them can't run by itself.
+bool has_future(c10d::Work &work)
+{
+    try {
+        return work.getFuture() != nullptr;
+    } catch (const c10::Error &) {
+        return false;
+    }
 }
 
 const Tensors &front_or_empty(const TensorLists &lists)
@@ -145,8 +163,27 @@ WorkPtr BackendLofi::then(const Step &step, WorkPtr work, std::function<void()> 
         step, c10::make_intrusive<WorkLofi>(std::move(work), std::move(finish), step.device, type));
 }
 
+// The sum that a collective has made of integers becomes a mean when it is done.
+WorkPtr BackendLofi::mean_of(WorkPtr sum, Tensors tensors, c10d::OpType type)
+{
+    if (!has_future(*sum)) {
+        sum->wait();
+        divide(tensors, getSize());
+        return done_work(tensors);
+    }
+    const auto device = device_of(tensors);
+    auto finish = [tensors = std::move(tensors), by = int64_t{getSize()}] { divide(tensors, by); };
+    auto work = c10::make_intrusive<WorkLofi>(std::move(sum), std::move(finish), device, type);
+    if (coalescing_) coalescing_->works.push_back(work);
+    return work;
+}
+
 WorkPtr BackendLofi::broadcast(Tensors &tensors, const c10d::BroadcastOptions &opts)
 {
+    if (are_float8(tensors)) {
+        auto bytes = as_bytes(tensors);
+        return broadcast(bytes, opts);
+    }
     auto step = begin({.collective = LOFI_BROADCAST,
                        .device = device_of(tensors),
                        .bytes = bytes_of(tensors),
@@ -167,6 +204,10 @@ BackendLofi::Step BackendLofi::begin_all_reduce(const Tensors &tensors, const c1
 
 WorkPtr BackendLofi::allreduce(Tensors &tensors, const c10d::AllreduceOptions &opts)
 {
+    if (is_integer_mean(tensors, opts.reduceOp)) {
+        const auto sum = summing(opts);
+        return mean_of(allreduce(tensors, sum), tensors, c10d::OpType::ALLREDUCE);
+    }
     auto step = begin_all_reduce(tensors, opts.reduceOp);
     if (auto *comm = step.inner.comm()) {
         const auto reduction = adjusted_reduction(step.plan, tensors, opts.reduceOp, false);
@@ -188,6 +229,11 @@ WorkPtr BackendLofi::allreduce_sparse(Tensors &tensors, const c10d::AllreduceOpt
 WorkPtr BackendLofi::allreduce_coalesced(Tensors &tensors,
                                          const c10d::AllreduceCoalescedOptions &opts)
 {
+    if (is_integer_mean(tensors, opts.reduceOp)) {
+        const auto sum = summing(opts);
+        return mean_of(allreduce_coalesced(tensors, sum), tensors,
+                       c10d::OpType::ALLREDUCE_COALESCED);
+    }
     auto step = begin_all_reduce(tensors, opts.reduceOp);
     if (auto *comm = step.inner.comm()) {
         const auto reduction = adjusted_reduction(step.plan, tensors, opts.reduceOp, true);
@@ -200,6 +246,12 @@ WorkPtr BackendLofi::allreduce_coalesced(Tensors &tensors,
 
 WorkPtr BackendLofi::reduce(Tensors &tensors, const c10d::ReduceOptions &opts)
 {
+    if (is_integer_mean(tensors, opts.reduceOp)) {
+        const auto sum = summing(opts);
+        auto work = reduce(tensors, sum);
+        if (rank_ != opts.rootRank) return work;
+        return mean_of(std::move(work), tensors, c10d::OpType::REDUCE);
+    }
     auto step = begin({.collective = LOFI_REDUCE,
                        .device = device_of(tensors),
                        .bytes = bytes_of(tensors),
@@ -225,6 +277,11 @@ WorkPtr BackendLofi::reduce(Tensors &tensors, const c10d::ReduceOptions &opts)
 WorkPtr BackendLofi::scatter(Tensors &outputs, TensorLists &inputs,
                              const c10d::ScatterOptions &opts)
 {
+    if (are_float8(outputs)) {
+        auto bytes = as_bytes(outputs);
+        auto lists = as_bytes(inputs);
+        return scatter(bytes, lists, opts);
+    }
     auto step = begin({.collective = LOFI_SCATTER,
                        .device = device_of(outputs),
                        .bytes = bytes_of(outputs),
@@ -237,6 +294,10 @@ WorkPtr BackendLofi::scatter(Tensors &outputs, TensorLists &inputs,
 WorkPtr BackendLofi::reduce_scatter(Tensors &outputs, TensorLists &inputs,
                                     const c10d::ReduceScatterOptions &opts)
 {
+    if (is_integer_mean(outputs, opts.reduceOp)) {
+        const auto sum = summing(opts);
+        return mean_of(reduce_scatter(outputs, inputs, sum), outputs, c10d::OpType::REDUCE_SCATTER);
+    }
     auto step = begin({.collective = LOFI_REDUCE_SCATTER,
                        .device = device_of(outputs),
                        .bytes = bytes_of(front_or_empty(inputs)),
@@ -247,6 +308,11 @@ WorkPtr BackendLofi::reduce_scatter(Tensors &outputs, TensorLists &inputs,
 WorkPtr BackendLofi::LOFI_REDUCE_SCATTER_SINGLE(at::Tensor &output, at::Tensor &input,
                                                 const c10d::ReduceScatterOptions &opts)
 {
+    if (is_integer_mean({output}, opts.reduceOp)) {
+        const auto sum = summing(opts);
+        return mean_of(LOFI_REDUCE_SCATTER_SINGLE(output, input, sum), {output},
+                       c10d::OpType::REDUCE_SCATTER);
+    }
     auto step = begin({.collective = LOFI_REDUCE_SCATTER,
                        .device = input.device(),
                        .bytes = bytes_of({input}),
@@ -257,6 +323,11 @@ WorkPtr BackendLofi::LOFI_REDUCE_SCATTER_SINGLE(at::Tensor &output, at::Tensor &
 WorkPtr BackendLofi::LOFI_REDUCE_SCATTER_SINGLE_COALESCED(Tensors &outputs, Tensors &inputs,
                                                           const c10d::ReduceScatterOptions &opts)
 {
+    if (is_integer_mean(outputs, opts.reduceOp)) {
+        const auto sum = summing(opts);
+        return mean_of(LOFI_REDUCE_SCATTER_SINGLE_COALESCED(outputs, inputs, sum), outputs,
+                       c10d::OpType::REDUCE_SCATTER);
+    }
     auto step = begin({.collective = LOFI_REDUCE_SCATTER,
                        .device = device_of(inputs),
                        .bytes = bytes_of(inputs),
@@ -269,6 +340,10 @@ WorkPtr BackendLofi::LOFI_ALL_TO_ALL_SINGLE(at::Tensor &output, at::Tensor &inpu
                                             std::vector<int64_t> &input_splits,
                                             const c10d::AllToAllOptions &opts)
 {
+    if (is_float8(input)) {
+        auto out = as_bytes(output), in = as_bytes(input);
+        return LOFI_ALL_TO_ALL_SINGLE(out, in, output_splits, input_splits, opts);
+    }
     auto step = begin(
         {.collective = LOFI_ALL_TO_ALL, .device = input.device(), .bytes = bytes_of({input})});
     return issued(
@@ -277,6 +352,10 @@ WorkPtr BackendLofi::LOFI_ALL_TO_ALL_SINGLE(at::Tensor &output, at::Tensor &inpu
 
 WorkPtr BackendLofi::alltoall(Tensors &outputs, Tensors &inputs, const c10d::AllToAllOptions &opts)
 {
+    if (are_float8(inputs)) {
+        auto out = as_bytes(outputs), in = as_bytes(inputs);
+        return alltoall(out, in, opts);
+    }
     auto step = begin(
         {.collective = LOFI_ALL_TO_ALL, .device = device_of(inputs), .bytes = bytes_of(inputs)});
     return issued(step, step.inner->alltoall(outputs, inputs, opts));

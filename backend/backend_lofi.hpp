@@ -169,6 +169,7 @@ class BackendLofi : public c10d::Backend {
     Step begin(const Call &call);
     Step begin_all_reduce(const Tensors &tensors, const c10d::ReduceOp &op);
     WorkPtr issued(const Step &step, WorkPtr work);
+    WorkPtr mean_of(WorkPtr sum, Tensors tensors, c10d::OpType type);
     WorkPtr then(const Step &step, WorkPtr work, std::function<void()> finish, c10d::OpType type);
     // For each place in the node, the first member of the group that has it.
     std::vector<int> primaries() const;

@@ -6,6 +6,7 @@
 
 #include "backend_lofi.hpp"
 #include "convert.hpp"
+#include "drop_in.hpp"
 #include "work_lofi.hpp"
 
 namespace lofi {
@@ -73,6 +74,11 @@ std::vector<int> BackendLofi::primaries() const
 WorkPtr BackendLofi::allgather(TensorLists &outputs, Tensors &inputs,
                                const c10d::AllgatherOptions &opts)
 {
+    if (are_float8(inputs)) {
+        auto lists = as_bytes(outputs);
+        auto bytes = as_bytes(inputs);
+        return allgather(lists, bytes, opts);
+    }
     auto step = begin(
         {.collective = LOFI_ALL_GATHER, .device = device_of(inputs), .bytes = bytes_of(inputs)});
     if (!step.is_local()) return issued(step, step.inner->allgather(outputs, inputs, opts));
@@ -93,6 +99,10 @@ WorkPtr BackendLofi::allgather(TensorLists &outputs, Tensors &inputs,
 WorkPtr BackendLofi::LOFI_ALL_GATHER_SINGLE(at::Tensor &output, at::Tensor &input,
                                             const c10d::AllgatherOptions &opts)
 {
+    if (is_float8(input)) {
+        auto out = as_bytes(output), in = as_bytes(input);
+        return LOFI_ALL_GATHER_SINGLE(out, in, opts);
+    }
     auto step = begin(
         {.collective = LOFI_ALL_GATHER, .device = input.device(), .bytes = bytes_of({input})});
     if (!step.is_local()) {
@@ -111,6 +121,11 @@ WorkPtr BackendLofi::LOFI_ALL_GATHER_SINGLE(at::Tensor &output, at::Tensor &inpu
 WorkPtr BackendLofi::allgather_coalesced(TensorLists &outputs, Tensors &inputs,
                                          const c10d::AllgatherOptions &opts)
 {
+    if (are_float8(inputs)) {
+        auto lists = as_bytes(outputs);
+        auto bytes = as_bytes(inputs);
+        return allgather_coalesced(lists, bytes, opts);
+    }
     auto step = begin(
         {.collective = LOFI_ALL_GATHER, .device = device_of(inputs), .bytes = bytes_of(inputs)});
     if (!step.is_local()) {
@@ -140,6 +155,10 @@ WorkPtr BackendLofi::allgather_coalesced(TensorLists &outputs, Tensors &inputs,
 WorkPtr BackendLofi::LOFI_ALL_GATHER_SINGLE_COALESCED(Tensors &outputs, Tensors &inputs,
                                                       const c10d::AllgatherOptions &opts)
 {
+    if (are_float8(inputs)) {
+        auto out = as_bytes(outputs), in = as_bytes(inputs);
+        return LOFI_ALL_GATHER_SINGLE_COALESCED(out, in, opts);
+    }
     auto step = begin(
         {.collective = LOFI_ALL_GATHER, .device = device_of(inputs), .bytes = bytes_of(inputs)});
     if (!step.is_local()) {
@@ -165,6 +184,11 @@ WorkPtr BackendLofi::LOFI_ALL_GATHER_SINGLE_COALESCED(Tensors &outputs, Tensors 
 
 WorkPtr BackendLofi::gather(TensorLists &outputs, Tensors &inputs, const c10d::GatherOptions &opts)
 {
+    if (are_float8(inputs)) {
+        auto lists = as_bytes(outputs);
+        auto bytes = as_bytes(inputs);
+        return gather(lists, bytes, opts);
+    }
     auto step = begin({.collective = LOFI_GATHER,
                        .device = device_of(inputs),
                        .bytes = bytes_of(inputs),
