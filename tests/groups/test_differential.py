@@ -59,6 +59,8 @@ class Comparison:
                 outcome(function, Call(group, feed, **how)) for group in (pair.gloo, pair.lofi)
             )
         (self.refused if expected.error else self.accepted)[name] += 1
+        if _is_a_float8(how) and expected.error and not got.error:
+            return  # lofi moves what gloo does not know: see test_drop_in.py
         if got != expected and not (
             self.shm and _is_better(name, Call(pair.lofi, feed, **how), got)
         ):
@@ -66,6 +68,11 @@ class Comparison:
 
     def report(self) -> tuple[list[str], Counter[str], Counter[str]]:
         return self.differences[:10], self.accepted, self.refused
+
+
+def _is_a_float8(how: dict[str, Any]) -> bool:
+    dtype = how.get("dtype")
+    return dtype is not None and dtype.is_floating_point and dtype.itemsize == 1
 
 
 def _is_better(name: str, call: Call, got: Outcome) -> bool:
@@ -120,7 +127,7 @@ def _reductions() -> Any:
     pair, comparison = _world_pair(), Comparison()
     for name, function in collectives.REDUCTIONS.items():
         for number, dtype in enumerate(collectives.DTYPES):
-            for op in collectives.OPS:
+            for op in collectives.ops_of(dtype):
                 for async_op in (False, True):
                     comparison.run(
                         pair,
@@ -167,7 +174,8 @@ def _groups(size: int) -> Any:
         for op in collectives.OPS:
             for name, function in collectives.REDUCTIONS.items():
                 comparison.run(pair, name, function, op=op, dtype=torch.float32)
-                comparison.run(pair, name, function, op=op, dtype=torch.int32, async_op=True)
+                if op in collectives.ops_of(torch.int32):
+                    comparison.run(pair, name, function, op=op, dtype=torch.int32, async_op=True)
     return comparison.report()
 
 

@@ -145,14 +145,16 @@ def _run_all(comparison: Comparison, group: Group, dtypes: tuple[torch.dtype, ..
         root = number % len(group.ranks)
         for name, function in moves.items():
             comparison.run(group, name, function, dtype=dtype, root=root, async_op=number % 2 == 0)
-        for op_number, op in enumerate(collectives.OPS):
+        for op_number, op in enumerate(collectives.ops_of(dtype)):
             if dtype in collectives.COMPLEX and op not in ("SUM", "AVG"):
                 continue
             for name, function in collectives.MIRRORED_REDUCTIONS.items():
                 how = {"dtype": dtype, "op": op, "root": root, "async_op": op_number % 2 == 0}
                 comparison.run(group, name, function, **how)
     for dtype in (torch.float32, torch.int64):
-        for op in ("SUM", "MAX", "PRODUCT", "AVG"):
+        for op in [
+            op for op in collectives.ops_of(dtype) if op in ("SUM", "MAX", "PRODUCT", "AVG")
+        ]:
             for name in ("functional_all_reduce", "functional_coalesced"):
                 function = collectives.MIRRORED_FUNCTIONAL[name]
                 comparison.run(group, name, function, dtype=dtype, op=op)
