@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Gradients of collectives, while nodes train apart."""
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -73,8 +74,9 @@ def test_what_torch_itself_refuses_on_cpu():
         assert "SyncBatchNorm layers only work with GPU modules" in sync.text
 
 
-def _every_backward(is_launched: bool) -> dict[str, Any]:
+def _every_backward(is_launched: bool, folder: str) -> dict[str, Any]:
     """The gradient that each functional collective gives, or the error."""
+    os.chdir(folder)  # where the launcher writes the average at the end
     backend = "lofi"
     if is_launched:
         from lofi.launch import main
@@ -108,11 +110,12 @@ def _every_backward(is_launched: bool) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("nodes", [2, 3])
-def test_every_backward_by_name_and_by_launcher(nodes):
+def test_every_backward_by_name_and_by_launcher(nodes, tmp_path):
     """get_backend() answers "gloo" under the launcher, and torch branches on it."""
     env = {"LOFI_NODE_SIZE": "2"}
     by_name, launched = (
-        run_ranks(_every_backward, 2 * nodes, is_launched, env=env) for is_launched in (False, True)
+        run_ranks(_every_backward, 2 * nodes, is_launched, str(tmp_path), env=env)
+        for is_launched in (False, True)
     )
     for rank, (named, other) in enumerate(zip(by_name, launched, strict=True)):
         assert named.keys() == other.keys()
