@@ -12,6 +12,7 @@ past them); a look at the folders of the script (they may hold anything, of any 
 
 import os
 import sys
+import zipfile
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +22,7 @@ from lofi.job.job import PerJob
 from lofi.models import training
 
 _MOST_FILES = 4096  # that are remembered
-_TORCH_ZIP = b"PK\x03\x04"
+_ZIP = b"PK\x03\x04"
 _TORCH_LEGACY = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # the pickled magic number of torch
 _WRITES = os.O_WRONLY | os.O_RDWR
 
@@ -84,12 +85,20 @@ def kind_of(path: str) -> str:
             head = file.read(16)
     except OSError:
         return ""
-    if head.startswith(_TORCH_ZIP):
-        return "zip"
+    if head.startswith(_ZIP):
+        return "zip" if _is_of_torch(path) else ""
     if head.startswith(_TORCH_LEGACY):
         return "legacy"
     size = int.from_bytes(head[:8], "little")
     return "safetensors" if head[8:9] == b"{" and size < os.path.getsize(path) else ""
+
+
+def _is_of_torch(archive: str) -> bool:
+    try:
+        with zipfile.ZipFile(archive) as file:
+            return any(name.endswith("/data.pkl") for name in file.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def _audit(event: str, args: tuple[Any, ...]) -> None:
