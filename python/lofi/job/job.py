@@ -82,8 +82,10 @@ def next_job() -> None:
 
 def own_store(store: Any) -> Any:
     """The part of a store that is lofi's in this job. A store may outlive a default group, and the
-    next one must not find what was written for the last."""
-    return dist.PrefixStore(f"lofi/{_jobs.begun}", store)
+    next one must not find what was written for the last; torchrun's also outlives the processes
+    that it restarts."""
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return dist.PrefixStore(f"lofi/{attempt}/{_jobs.begun}", store)
 
 
 def current() -> Job:
