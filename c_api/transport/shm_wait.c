@@ -138,9 +138,9 @@ static lofi_status explain(struct lofi__shm *shm, const struct lofi__shm_wait *w
                        found_by);
         return LOFI_PEER_LOST;
     case LOFI__SHM_LATE:
-        lofi_set_error("%s: rank %d did not come in time%s; its process %d is %s", where,
-                       members->label[culprit], found_by, peer->pid,
-                       lofi__peer_state(peer->pid, peer->watch));
+        lofi_set_error(
+            "%s: Timed out waiting: rank %d did not come in time%s; its process %d is %s", where,
+            members->label[culprit], found_by, peer->pid, lofi__peer_state(peer->pid, peer->watch));
         return LOFI_TIMED_OUT;
     case LOFI__SHM_MISMATCH:
         return explain_mismatch(shm, where, culprit, reporter, (uint32_t)(broken >> 56));

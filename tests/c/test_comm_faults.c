@@ -106,7 +106,7 @@ static int stopped(struct rank *rank)
     lofi_status st = reduce_until_failure(comm, rank, rank->rank == VICTIM ? 20 : 2);
     EXPECT(st == LOFI_TIMED_OUT);
     EXPECT(ranks_now() - begin < 20);
-    EXPECT_ERROR("rank 1 did not come in time");
+    EXPECT_ERROR("Timed out waiting: rank 1 did not come in time");
     EXPECT_ERROR("all_reduce of test");
     if (rank->rank != VICTIM) EXPECT_ERROR("stopped");
     expect_broken(comm);
