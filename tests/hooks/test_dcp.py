@@ -84,3 +84,34 @@ def _dcp_by_everyone(folder: str) -> Any:
 def test_at_world_scope_a_distributed_checkpoint_is_everyones(tmp_path):
     for state in run_nodes(_dcp_by_everyone, str(tmp_path)):
         assert [state[f"rank{r}"].tolist() for r in range(4)] == [[float(r)] * 3 for r in range(4)]
+
+
+def _mixtures(folder: str) -> Any:
+    import lofi
+
+    def message_of(state: Any, name: str) -> str:
+        try:
+            with lofi.scope("world"):
+                dcp.save(state, checkpoint_id=f"{folder}/{name}")
+        except RuntimeError as error:
+            return str(error)
+        return ""
+
+    with job():
+        model = wrapped()
+        train(model, 2)
+        mine = {"only": {f"rank{dist.get_rank()}": torch.ones(2)}}
+        models = message_of({"model": model.module.state_dict(), **mine}, "models")
+        common = message_of({"counts": torch.arange(3), "scale": torch.ones(()), **mine}, "common")
+        lofi.finalize_average(model)
+        average = message_of({"model": model.module.state_dict()}, "average")
+        return models, common, average
+
+
+def test_at_world_scope_a_mixture_of_models_is_refused(tmp_path):
+    for models, common, average in run_nodes(_mixtures, str(tmp_path)):
+        assert "model." in models and "nodes 0 and 1" in models
+        assert "lofi.averaged(model)" in models
+        assert common == average == ""
+    assert not (tmp_path / "models" / ".metadata").exists()
+    assert (tmp_path / "common" / ".metadata").exists()
