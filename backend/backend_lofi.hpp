@@ -166,6 +166,7 @@ class BackendLofi : public c10d::Backend {
     void dress(const c10::intrusive_ptr<c10d::Backend> &inner, c10::DeviceType device, Span span);
     std::string label_of(Span span) const;
     void name(c10d::Backend &inner, Span span) const;
+    lofi_issuer issuer_of(const Call &call);
     Step begin(const Call &call);
     Step begin_all_reduce(const Tensors &tensors, const c10d::ReduceOp &op);
     WorkPtr issued(const Step &step, WorkPtr work);

@@ -65,9 +65,11 @@ class InnerSource {
     // Other ranks of the node split `parent`, and this one is in none of the parts.
     virtual void leave_split(const c10::intrusive_ptr<c10d::Backend> &parent,
                              at::Device device) = 0;
+    // Whether the user said that the broadcast that the script issues now belongs to each node.
+    virtual bool stays_in_node() = 0;
     // Called before a collective of the user crosses nodes while these train apart: compares a
     // tag with the other nodes, warns once per call site. Throws to refuse.
-    virtual void before_implicit(const std::string &collective) = 0;
+    virtual void before_implicit(const std::string &collective, uint64_t bytes) = 0;
     // Drops the backends of a group that ends, which waits for their threads.
     virtual void drop(std::vector<c10::intrusive_ptr<c10d::Backend>> backends)
     {

@@ -60,10 +60,15 @@ class PySource : public InnerSource {
         py::gil_scoped_acquire gil;
         source_.attr("leave_split")(parent, device);
     }
-    void before_implicit(const std::string &collective) override
+    bool stays_in_node() override
     {
         py::gil_scoped_acquire gil;
-        source_.attr("before_implicit")(collective);
+        return source_.attr("stays_in_node")().cast<bool>();
+    }
+    void before_implicit(const std::string &collective, uint64_t bytes) override
+    {
+        py::gil_scoped_acquire gil;
+        source_.attr("before_implicit")(collective, bytes);
     }
     void drop(std::vector<c10::intrusive_ptr<c10d::Backend>> backends) override
     {

@@ -80,6 +80,7 @@ const Binding mirror{[](py::module_ &m) {
     m.def("scope", [] { return static_cast<int>(lofi_session_scope(session())); });
     m.def("push_scope", &push_scope, py::arg("scope"));
     m.def("pop_scope", [] { check(lofi_session_pop_scope(session())); });
+    m.def("issuer", [] { return static_cast<int>(issuer()); });
     m.def("set_issuer", &set_issuer_of_thread, py::arg("issuer"));
     m.def("count", &count, py::arg("scope"), py::arg("purpose"), py::arg("bytes"));
     m.def("reset_session", &reset_session);

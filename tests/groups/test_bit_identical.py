@@ -365,8 +365,8 @@ def group(backend: str, store: dist.Store, rank: int, world_size: int):
     dist.init_process_group(
         backend, store=store, rank=rank, world_size=world_size, timeout=timedelta(seconds=20)
     )
-    # A comm hook's callback may hold the last reference to a gloo group on one of gloo's own threads,
-    # which the group's end joins: the process dies of "Resource deadlock avoided". So none ends early.
+    # A comm hook's callback may hold the last reference to a gloo group on a thread of gloo's, that
+    # the group's end joins: the process dies of "Resource deadlock avoided". So none ends early.
     keep_alive.append(dist.group.WORLD)
     yield
     # A rank that leaves closes its connections, which others may still read from.

@@ -164,3 +164,54 @@ def test_strict_refuses_what_crosses_nodes():
         for error, name in zip(errors, ("broadcast", "broadcast", "scatter"), strict=True):
             assert "RuntimeError" in error.kinds and name in error.text, error
             assert "LOFI_STRICT" in error.text and 'lofi.scope("world")' in error.text, error
+
+
+def _decides_in_every_step(steps: int, numel: int) -> Any:
+    import lofi
+
+    with job():
+        model = wrapped()
+        rank, seen = dist.get_rank(), []
+        with captured_stderr() as stderr:
+            for step in range(steps):
+                train(model, 1)
+                stop = torch.full((numel,), float(10 * step + rank))
+                dist.broadcast(stop, src=1)
+                seen.append(int(stop[0]) - 10 * step)
+            objects = [rank]
+            dist.broadcast_object_list(objects, src=1)
+        said = stderr.lines("comes in every step")
+        return seen, objects, said, lofi.stats()["cross_bytes"]["training"]
+
+
+@pytest.mark.quick
+@pytest.mark.parametrize(
+    ("steps", "numel", "told"), [(5, 1, True), (2, 1, False), (5, 2000, False)]
+)
+def test_a_small_broadcast_of_every_step_is_said_once(steps, numel, told):
+    results = run_nodes(_decides_in_every_step, steps, numel)
+    for rank, (seen, _, said, _) in enumerate(results):
+        assert seen == [1] * steps
+        assert len(said) == (1 if told and rank == 0 else 0), said
+    if told:
+        assert "LOFI_NODE_BROADCASTS=test_crossing.py:" in results[0][2][0]
+
+
+@pytest.mark.parametrize("strict", ["0", "1"])
+@pytest.mark.parametrize("places", ["test_crossing.py", "x.py, groups", "all"])
+def test_listed_broadcasts_stay_inside_the_node(places, strict):
+    env = {"LOFI_NODE_BROADCASTS": places, "LOFI_STRICT": strict}
+    for rank, result in enumerate(run_nodes(_decides_in_every_step, 4, 1, env=env)):
+        seen, objects, said, crossed = result
+        root = rank // 2 * 2 + 1  # the image of rank 1
+        assert seen == [root] * 4
+        assert objects == [root]
+        assert said == []
+        assert crossed == 0
+
+
+@pytest.mark.parametrize("places", ["crossing.py", "test_crossing", "roups", "test_crossing.py:1"])
+def test_other_broadcasts_are_real(places):
+    env = {"LOFI_NODE_BROADCASTS": places}
+    results = run_nodes(_decides_in_every_step, 2, 1, env=env)
+    assert all(seen == [1, 1] and objects == [1] for seen, objects, *_ in results)

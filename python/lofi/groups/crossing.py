@@ -8,36 +8,21 @@ its images in the other nodes, in a round through the store: a few messages, how
 """
 
 import os
-import sys
-from types import FrameType
 from typing import Any
 
 import torch.distributed as dist
 
+from lofi.groups import sites
 from lofi.job import job
 from lofi.job.log import log
 from lofi.rounds.board import StoreBoard
 from lofi.rounds.rounds import DIFFERS, Closed, Round
-
-_TORCH = os.path.dirname(os.path.abspath(dist.__file__))
-_LOFI = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 # Some libraries broadcast by design; for these the warning names the setting that stops it.
 _HOW_TO_AVOID = {
     "accelerate": ". Rank 0 reads the batches for all ranks here (a streamed dataset): "
     "--accelerator_config '{\"dispatch_batches\": false}' lets each rank read its own"
 }
-
-
-def call_site() -> str:
-    """file:line of the innermost Python frame outside of torch.distributed and lofi."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        path = os.path.abspath(frame.f_code.co_filename)
-        if not path.startswith((_TORCH, _LOFI)) and not frame.f_code.co_filename.startswith("<"):
-            return f"{path}:{frame.f_lineno}"
-        frame = frame.f_back
-    return "an unknown place"
 
 
 class Checker:
@@ -51,17 +36,27 @@ class Checker:
         self.has_withdrawn = False  # from the round that is next
         self.warned: set[str] = set()
 
-    def check(self, collective: str) -> None:
-        """Raise unless the other nodes issue the same collective from the same place now."""
-        site = call_site()
+    def check(self, collective: str, size: int) -> None:
+        """Raise unless the other nodes issue the same collective from the same place now. `size`
+        is in bytes."""
+        site = sites.call_site()
         library = next((name for name in _HOW_TO_AVOID if f"/{name}/" in site), "")
+        level = "warn" if self.group.rank == 0 else "info"  # once a group, not from each rank
         if (library or site) not in self.warned:
             self.warned.add(library or site)
             log(
-                "warn" if self.group.rank == 0 else "info",  # once a group, not from each rank
+                level,
                 f"{collective} at {site} crosses nodes while they train apart: it runs for real "
                 "and every node waits for it. LOFI_STRICT=1 refuses such calls; "
                 'with lofi.scope("world"): says that it is meant' + _HOW_TO_AVOID.get(library, ""),
+            )
+        if collective == "broadcast" and not library and sites.recurs(site, size):
+            log(
+                level,
+                f"{collective} at {site} comes in every step, so that nodes wait for each other "
+                "in every step. If it only keeps ranks alike or tells them of a decision, "
+                f"LOFI_NODE_BROADCASTS={os.path.basename(site)} keeps it inside each node: there "
+                "it comes from the rank at the root's place",
             )
         # Machines may have the script at different paths, so only the file's name is compared.
         self.compare(f"{collective} at {os.path.basename(site)}")

@@ -24,6 +24,15 @@ def backend_of(group: Any) -> Any:
     return None
 
 
+def mirrored(group: Any) -> Any:
+    """The lofi group behind a process group, if its collectives are mirrored now, or None."""
+    backend = backend_of(group)
+    if backend is None or _C.scope() != _C.SCOPE_NODE:
+        return None
+    lofi_group = backend.source.group
+    return lofi_group if lofi_group.node_count > 1 else None
+
+
 def nodes_spanned(group: Any) -> int:
     """How many nodes the members of a group lie on; 1 without a topology."""
     return nodes_of(dist.get_process_group_ranks(group))

@@ -66,7 +66,7 @@ def _in_node(arguments: dict[str, Any]) -> dict[str, Any]:
 
 
 def _digests(state_dict: Any) -> dict[str, bytes]:
-    """The fingerprints of what this rank holds of each tensor, by the names that a checkpoint has."""
+    """The fingerprints of what this rank holds of each tensor, by its name in a checkpoint."""
     from torch.distributed.checkpoint._nested_dict import flatten_state_dict
 
     flat, _ = flatten_state_dict(state_dict)
@@ -93,10 +93,11 @@ def _refuse_a_mixture(arguments: dict[str, Any], group: Any) -> None:
             for name in sorted(first.keys() & other.keys()):
                 if first[name] != other[name]:
                     raise RuntimeError(
-                        f"lofi: torch.distributed.checkpoint at world scope: {name} differs between "
-                        f"nodes {group.node_number(0)} and {group.node_number(node)}, which train "
-                        "apart, and the checkpoint would be a mixture of their models. Save within "
-                        "lofi.averaged(model) or after lofi.finalize_average(model); outside of "
+                        f"lofi: torch.distributed.checkpoint at world scope: {name} differs "
+                        f"between nodes {group.node_number(0)} and {group.node_number(node)}, "
+                        "which train apart, and the checkpoint would be a mixture of their models. "
+                        "Save within lofi.averaged(model) or after lofi.finalize_average(model); "
+                        "outside of "
                         f'lofi.scope("world") the save is node {group.node_number(0)}\'s alone'
                     )
 

@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 
 from lofi.groups import lookup, node_group
-from lofi.job.native import _C
 from lofi.job.patch import when_imported, wrap
 
 
@@ -38,17 +37,8 @@ def _all_to_all(original: Any, ctx: Any, group: Any, outs: Any, *tensors: torch.
     return tuple(outs)
 
 
-def _mirrored(group: Any) -> Any:
-    """The lofi group behind a process group, if its collectives are mirrored now."""
-    backend = lookup.backend_of(group)
-    if backend is None or _C.scope() != _C.SCOPE_NODE:
-        return None
-    lofi_group = backend.source.group
-    return lofi_group if lofi_group.node_count > 1 else None
-
-
 def _all_gather_backward(original: Any, ctx: Any, *grads: torch.Tensor) -> Any:
-    lofi_group = _mirrored(ctx.group)
+    lofi_group = lookup.mirrored(ctx.group)
     if lofi_group is None:
         return original(ctx, *grads)
     local = SimpleNamespace(group=node_group.of(ctx.group))
@@ -57,7 +47,7 @@ def _all_gather_backward(original: Any, ctx: Any, *grads: torch.Tensor) -> Any:
 
 
 def _all_gather_base_backward(original: Any, ctx: Any, grad: torch.Tensor) -> Any:
-    lofi_group = _mirrored(ctx.group)
+    lofi_group = lookup.mirrored(ctx.group)
     if lofi_group is None:
         return original(ctx, grad)
     slots = grad.chunk(dist.get_world_size(ctx.group))

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lofi.groups import crossing, lookup
+from lofi.groups import lookup, sites
 from lofi.job import events, job
 from lofi.job.job import PerJob
 from lofi.job.log import log
@@ -110,6 +110,6 @@ def _begins_unwrapped() -> None:
 
 def meet_for_new_tensors(group: Any) -> None:
     """All nodes wrap a new model now, or none does: compare before they exchange its weights."""
-    site = os.path.basename(crossing.call_site())
+    site = os.path.basename(sites.call_site())
     checker = lookup.backend_of(group).source.checker
     checker.compare(f"DistributedDataParallel() of a new model at {site}")
