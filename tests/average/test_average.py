@@ -254,6 +254,35 @@ def test_a_node_that_never_comes_is_named():
         assert torch.equal(weights, torch.full((3,), float(rank)))
 
 
+def _absent(ranks):
+    import lofi
+
+    dist.init_process_group("lofi")
+    store = dist.PrefixStore("absent", dist.distributed_c10d._get_default_store())
+    told = ""
+    if dist.get_rank() not in ranks:
+        with pytest.raises(dist.DistBackendError) as error:
+            lofi.finalize_average([torch.ones(3)], timeout=1.5)
+        told = str(error.value)
+    store.set(str(dist.get_rank()), "")
+    store.wait([str(rank) for rank in range(4)])
+    return told
+
+
+@pytest.mark.parametrize(
+    ("ranks", "seen"),
+    [
+        ([1], ["rank(s) [1] of this node did", "rank(s) [1] of node 0 did"]),
+        ([2, 3], ["node(s) [1] did", ""]),
+        ([1, 2, 3], ["node(s) [1] and rank(s) [1] of this node did", ""]),
+    ],
+)
+def test_ranks_that_never_come_are_named(ranks, seen):
+    for rank, told in enumerate(run_ranks(_absent, 4, ranks, env={"LOFI_NODE_SIZE": "2"})):
+        if rank not in ranks:
+            assert f"Timed out waiting: {seen[rank // 2]} not come within 1.5 s" in told
+
+
 def _killed():
     import lofi
     from lofi._C import EXCHANGE_COMBINE

@@ -256,14 +256,26 @@ def meet(here: job.Job, what: str, limit: float) -> None:
             break
     if default is not None:
         default.source.checker.withdraw()
-    late = sorted({rank // here.topology.node_size for rank in closed.missing})
-    others = [node for node in late if node != here.node]
-    failed = [node for node in others if at.has_failed(node)]
-    why = f"node(s) {late} did not come within {limit:g} s (LOFI_TIMEOUT)"
-    if failed:
-        why = f"node(s) {failed} ended with an error, and {late} did not come"
     raise dist.DistBackendError(
-        f"lofi.{what}: {why}; "
+        f"lofi.{what}: {_absence(here, closed.missing, limit)}; "
         "this node keeps its own weights. Call it again when they are back, or give it a longer "
         "timeout="
     )
+
+
+def _absence(here: job.Job, missing: list[int], limit: float) -> str:
+    """Say which ranks did not come, by whole nodes where all of a node are missing, and why."""
+    size = here.topology.node_size
+    of_node: dict[int, list[int]] = {}
+    for rank in sorted(missing):
+        of_node.setdefault(rank // size, []).append(rank)
+    whole = [node for node, ranks in of_node.items() if len(ranks) == size]
+    parts = [f"node(s) {whole}"] if whole else []
+    for node, ranks in of_node.items():
+        if len(ranks) < size:
+            parts.append(f"rank(s) {ranks} of {'this node' if node == here.node else f'node {node}'}")
+    late = " and ".join(parts)
+    failed = [node for node in of_node if node != here.node and progress.of_job().has_failed(node)]
+    if failed:
+        return f"node(s) {failed} ended with an error, and {late} did not come"
+    return f"Timed out waiting: {late} did not come within {limit:g} s (LOFI_TIMEOUT)"
