@@ -124,7 +124,7 @@ BackendLofi::Step BackendLofi::begin(const Call &call)
     const bool crosses =
         !single_ && (step.plan.action == LOFI_DO_REAL || step.plan.action == LOFI_DO_IMPLICIT);
     const bool to_peer = call.collective == LOFI_SEND;
-    lofi_session_count(session(), crosses ? LOFI_SCOPE_WORLD : LOFI_SCOPE_NODE, -1,
+    lofi_session_count(session(), crosses ? LOFI_SCOPE_WORLD : LOFI_SCOPE_NODE, purpose(),
                        crosses ? lofi_cross_bytes(group_.get(), call.collective,
                                                   to_peer ? call.peer : call.root, call.bytes)
                                : 0);

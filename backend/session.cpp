@@ -22,6 +22,7 @@ std::atomic<lofi_session *> &slot()
 }
 
 thread_local lofi_issuer current_issuer = LOFI_BY_USER;
+thread_local int current_purpose = kByPhase;
 
 } // namespace
 
@@ -46,6 +47,18 @@ lofi_issuer set_issuer(lofi_issuer issuer)
 lofi_issuer issuer()
 {
     return current_issuer;
+}
+
+int set_purpose(int purpose)
+{
+    const int former = current_purpose;
+    current_purpose = purpose;
+    return former;
+}
+
+int purpose()
+{
+    return current_purpose;
 }
 
 } // namespace lofi

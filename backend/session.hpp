@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: MIT
 //
-// The session of this process, and who issues the collectives of this thread.
+// The session of this process, and who issues the collectives of this thread, and what for.
 #pragma once
 
 #include "lofi.h"
@@ -17,5 +17,11 @@ void reset_session();
 // the thread that runs its forward.
 lofi_issuer set_issuer(lofi_issuer issuer);
 lofi_issuer issuer();
+
+// The purpose that this thread's collectives are counted for; kByPhase, the default: as the phase
+// says. Returns the former one.
+constexpr int kByPhase = -1;
+int set_purpose(int purpose);
+int purpose();
 
 } // namespace lofi

@@ -32,6 +32,12 @@ int set_issuer_of_thread(int who)
     return static_cast<int>(set_issuer(known<lofi_issuer>("issuer", who, kIssuers)));
 }
 
+int set_purpose_of_thread(int purpose)
+{
+    if (purpose == kByPhase) return set_purpose(purpose);
+    return set_purpose(known<lofi_purpose>("purpose", purpose, LOFI_PURPOSE_COUNT));
+}
+
 void count(int scope, int purpose, uint64_t bytes)
 {
     lofi_session_count(session(), known<lofi_scope>("scope", scope, kScopes),
@@ -69,6 +75,7 @@ void add_constants(py::module_ &m)
     m.attr("EVENT_AVERAGE_BACK") = static_cast<int>(LOFI_EVENT_AVERAGE_BACK);
     m.attr("EVENT_AVERAGE_DONE") = static_cast<int>(LOFI_EVENT_AVERAGE_DONE);
     m.attr("EVENT_EVALUATE") = static_cast<int>(LOFI_EVENT_EVALUATE);
+    m.attr("FOR_SETUP") = static_cast<int>(LOFI_FOR_SETUP);
     m.attr("FOR_AVERAGE") = static_cast<int>(LOFI_FOR_AVERAGE);
     m.attr("FOR_BYPASS") = static_cast<int>(LOFI_FOR_BYPASS);
 }
@@ -82,6 +89,7 @@ const Binding mirror{[](py::module_ &m) {
     m.def("pop_scope", [] { check(lofi_session_pop_scope(session())); });
     m.def("issuer", [] { return static_cast<int>(issuer()); });
     m.def("set_issuer", &set_issuer_of_thread, py::arg("issuer"));
+    m.def("set_purpose", &set_purpose_of_thread, py::arg("purpose"));
     m.def("count", &count, py::arg("scope"), py::arg("purpose"), py::arg("bytes"));
     m.def("reset_session", &reset_session);
     m.def("stats", &stats);

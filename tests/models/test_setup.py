@@ -70,18 +70,21 @@ def _second_model() -> Any:
         generator = wrapped()
         train(generator, 2)
         before = weights(generator)
+        sent = [lofi.stats()["cross_bytes"]]
         critic = wrapped(seed=100 + dist.get_rank())
+        sent.append(lofi.stats()["cross_bytes"])
         start = weights(critic)
         after = weights(generator)
         train(critic, 2)
         train(generator, 1, first=2)
         average = lofi.finalize_average([generator, critic])
-        return before, after, start, average.averaged, weights(generator), weights(critic)
+        ends = weights(generator), weights(critic)
+        return before, after, start, average.averaged, *ends, sent
 
 
 def test_a_model_wrapped_while_another_trains_starts_equal():
     results = run_nodes(_second_model)
-    before, after, start, averaged, generator, critic = (
+    before, after, start, averaged, generator, critic, sent = (
         list(part) for part in zip(*results, strict=True)
     )
     check_apart(before)
@@ -90,6 +93,10 @@ def test_a_model_wrapped_while_another_trains_starts_equal():
     assert averaged == [8] * 4
     check_all_equal(generator)
     check_all_equal(critic)
+    for earlier, later in sent:
+        assert earlier["training"] == later["training"] == 0
+    assert sum(later["setup"] - earlier["setup"] for earlier, later in sent) > 0
+
 
 
 def _rewrap(new_head: bool) -> Any:
@@ -108,8 +115,8 @@ def _rewrap(new_head: bool) -> Any:
             module[2] = nn.Linear(16, 4)
         model = DDP(module)
         start = weights(module)
-        crossed = lofi.stats()["cross_bytes"]["training"]
         train(model, 2, first=2)
+        crossed = lofi.stats()["cross_bytes"]["training"]
         trained = weights(module)
         lofi.finalize_average(model)
         return own, start, trained, weights(module), crossed
@@ -128,11 +135,12 @@ def test_wrapping_again_keeps_each_nodes_training():
 
 def test_wrapping_again_with_a_new_head():
     results = run_nodes(_rewrap, True)
-    own, start, trained, average, _ = (list(part) for part in zip(*results, strict=True))
+    own, start, trained, average, crossed = (list(part) for part in zip(*results, strict=True))
     for before, after in zip(own, start, strict=True):
         assert torch.equal(before["0.weight"], after["0.weight"])
         assert not torch.equal(before["2.weight"], after["2.weight"])
         assert torch.equal(after["2.weight"], start[0]["2.weight"])
+    assert crossed == [0] * 4
     check_apart(trained)
     assert all(equal(end, truth.mean_of_states(trained[0], trained[2])) for end in average)
 

@@ -273,7 +273,8 @@ def _absence(here: job.Job, missing: list[int], limit: float) -> str:
     parts = [f"node(s) {whole}"] if whole else []
     for node, ranks in of_node.items():
         if len(ranks) < size:
-            parts.append(f"rank(s) {ranks} of {'this node' if node == here.node else f'node {node}'}")
+            where = "this node" if node == here.node else f"node {node}"
+            parts.append(f"rank(s) {ranks} of {where}")
     late = " and ".join(parts)
     failed = [node for node in of_node if node != here.node and progress.of_job().has_failed(node)]
     if failed:

@@ -17,7 +17,7 @@ from lofi.groups import lookup
 from lofi.job import events
 from lofi.job.native import _C
 from lofi.job.patch import not_compiled, when_imported, wrap
-from lofi.job.phases import by_wrapper, scope
+from lofi.job.phases import as_setup, by_wrapper, scope
 from lofi.models import training
 
 _BROADCAST_BUCKET_BYTES = 250 * 1024 * 1024  # as DDP's constructor
@@ -95,7 +95,7 @@ def _init(original: Any, self: Any, module: Any, *args: Any, **kwargs: Any) -> N
     if not trained:
         # All nodes start a new model from the same weights, as at setup.
         training.meet_for_new_tensors(group)
-        with scope("world"):
+        with as_setup():
             original(self, module, *args, **kwargs)
             events.wrapped(self)
         return
@@ -104,7 +104,7 @@ def _init(original: Any, self: Any, module: Any, *args: Any, **kwargs: Any) -> N
     new = [tensor.detach() for tensor in tensors if not trains.has(tensor)]
     if new:
         training.meet_for_new_tensors(group)
-        with scope("world"), torch.no_grad():
+        with as_setup(), torch.no_grad():
             pg = group or dist.group.WORLD
             dist._broadcast_coalesced(pg, new, _BROADCAST_BUCKET_BYTES, 0)
     with scope("node"), by_wrapper():

@@ -58,6 +58,18 @@ def by_wrapper() -> Iterator[None]:
         _C.set_issuer(former)
 
 
+@contextmanager
+def as_setup() -> Iterator[None]:
+    """Collectives of this thread inside the block are real, and counted as those of the setup: all
+    nodes start a new model from the same weights, whatever trains already."""
+    former = _C.set_purpose(_C.FOR_SETUP)
+    try:
+        with scope("world"):
+            yield
+    finally:
+        _C.set_purpose(former)
+
+
 def stats() -> dict[str, Any]:
     """Counts of what this rank has done so far.
 
