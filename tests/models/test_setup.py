@@ -98,7 +98,6 @@ def test_a_model_wrapped_while_another_trains_starts_equal():
     assert sum(later["setup"] - earlier["setup"] for earlier, later in sent) > 0
 
 
-
 def _rewrap(new_head: bool) -> Any:
     import lofi
 
