@@ -193,9 +193,20 @@ class Run:
                 for index in looked_at
                 if index not in differ and self.items[index].tensor.nbytes > _SAMPLE_BYTES
             ]
+        self._refuse_codes(differ | differ_inside)
         own = {index: self._first_of_node(self.items[index]) for index in sorted(differ_inside)}
         self._tell_of_different([self.items[index] for index in own])
         return sorted(differ), own
+
+    def _refuse_codes(self, indices: set[int]) -> None:
+        codes = [self.items[index].name for index in sorted(indices) if self.items[index].is_code]
+        if codes:
+            others = f" and {len(codes) - 1} others" if len(codes) > 1 else ""
+            raise ValueError(
+                f"lofi.finalize_average: {codes[0]}{others} differ between ranks and belong to "
+                "quantised weights, whose codes have no mean. Nothing was changed; average the "
+                "model before it is quantised"
+            )
 
     def _digest(self, item: Item, sampled: bool) -> bytes:
         values = item.tensor.detach()

@@ -2,14 +2,14 @@
 """The tensors of a target: of a module, a state dict, an optimizer or a list."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from lofi.groups import lookup
 from lofi.job.native import _C
-from lofi.models import shards
+from lofi.models import packed, shards
 
 
 @dataclass
@@ -21,6 +21,7 @@ class Item:
     shape: tuple[int, ...]  # of the whole tensor
     is_shard: bool  # each rank of the node holds a part of its own
     is_parameter: bool  # not a buffer, which DDP lets differ inside a node
+    is_code: bool = False  # of a quantised weight: compared, and never averaged
 
     @property
     def dtype(self) -> torch.dtype:
@@ -40,8 +41,7 @@ def collect(target: Any) -> list[Item]:
     """
     items: list[Item] = []
     seen: set[tuple[Any, ...]] = set()
-    for name, tensor in _named_tensors(target, ""):
-        item = _item(name, tensor)
+    for item in _items_of(target):
         local = item.tensor
         key = (local.data_ptr(), local.shape, local.stride(), local.dtype)
         if local.numel() and key in seen:
@@ -53,15 +53,29 @@ def collect(target: Any) -> list[Item]:
     return items
 
 
-_HOLDERS = (torch.Tensor, torch.nn.Module, torch.optim.Optimizer, Mapping, list, tuple)
+def _items_of(target: Any) -> Iterator[Item]:
+    for name, value in _named_tensors(target, ""):
+        parts = packed.parts_of(value)
+        if parts is None:
+            yield _item(name, value)
+        for end, part in parts or ():
+            yield replace(_item(name + end, part), is_code=True)
 
 
-def _named_tensors(target: Any, prefix: str) -> Iterator[tuple[str, torch.Tensor]]:
+_HOLDERS = (
+    *(torch.Tensor, torch.nn.Module, torch.optim.Optimizer),
+    *(torch.ScriptObject, Mapping, list, tuple),
+)
+
+
+def _named_tensors(target: Any, prefix: str) -> Iterator[tuple[str, Any]]:
+    """Tensors, and packed weights."""
     dot = f"{prefix}." if prefix else ""
-    if isinstance(target, torch.Tensor):
+    if isinstance(target, (torch.Tensor, torch.ScriptObject)):
         yield prefix or "tensor", target
     elif isinstance(target, torch.nn.Module):
         yield from named_tensors(target, prefix)
+        yield from ((dot + name, value) for name, value in packed.of_modules(unwrap(target)))
     elif isinstance(target, torch.optim.Optimizer):
         for index, parameter in enumerate(_parameters_of(target)):
             for key, value in target.state.get(parameter, {}).items():
@@ -129,6 +143,8 @@ def digests_of(target: Any) -> dict[str, bytes]:
 def _item(name: str, tensor: torch.Tensor) -> Item:
     flat_shard = _is_fsdp1_shard(tensor)  # detach() forgets the class
     is_parameter = isinstance(tensor, torch.nn.Parameter)
+    # Parameters of one byte that can't be trained are codes that a library keeps the scales of.
+    is_code = is_parameter and tensor.dtype in (torch.uint8, torch.int8)
     tensor = tensor.detach()
     if hasattr(tensor, "device_mesh") and hasattr(tensor, "placements"):
         return _dtensor_item(name, tensor, is_parameter)
@@ -136,7 +152,7 @@ def _item(name: str, tensor: torch.Tensor) -> Item:
         raise ValueError(f"lofi.finalize_average: {name} is on the meta device and has no values")
     if tensor.layout != torch.strided:
         raise ValueError(f"lofi.finalize_average: {name} is sparse; average its dense form")
-    return Item(name, tensor, tuple(tensor.shape), flat_shard, is_parameter)
+    return Item(name, tensor, tuple(tensor.shape), flat_shard, is_parameter, is_code)
 
 
 def _is_fsdp1_shard(tensor: torch.Tensor) -> bool:
