@@ -106,6 +106,13 @@ c10d::ReduceOp premultiply(std::vector<at::Tensor> &tensors, const c10d::ReduceO
 
 } // namespace
 
+at::Tensor multiplied(const at::Tensor &tensor, const c10d::ReduceOp &op)
+{
+    const auto *given = supplement_of(op);
+    if (given->tensor_factor.defined()) return tensor.mul(given->tensor_factor);
+    return tensor.mul(given->double_factor);
+}
+
 std::optional<Reduction> adjusted_reduction(const lofi_plan &plan, std::vector<at::Tensor> &tensors,
                                             const c10d::ReduceOp &op, bool coalesced, Write write)
 {

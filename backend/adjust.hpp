@@ -26,6 +26,9 @@ std::optional<Reduction> adjusted_reduction(const lofi_plan &plan, std::vector<a
                                             const c10d::ReduceOp &op, bool coalesced,
                                             Write write = Write::in_place);
 
+// The tensor times the factor of a PREMUL_SUM.
+at::Tensor multiplied(const at::Tensor &tensor, const c10d::ReduceOp &op);
+
 // Gives the operation that NCCL or gloo is to be given; adjusts the tensors if it does not scale.
 c10d::ReduceOp adjusted_op(const lofi_plan &plan, std::vector<at::Tensor> &tensors,
                            const c10d::ReduceOp &op, const Inner &inner,

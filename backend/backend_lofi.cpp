@@ -20,13 +20,6 @@ bool holds_bool(const Tensors &tensors)
     return !tensors.empty() && tensors.front().scalar_type() == at::kBool;
 }
 
-template <typename Options>
-Options summing(Options options)
-{
-    options.reduceOp = c10d::ReduceOp::SUM;
-    return options;
-}
-
 // Some of gloo's works have none: what follows them can't run by itself.
 bool has_future(c10d::Work &work)
 {
@@ -169,26 +162,47 @@ WorkPtr BackendLofi::then(const Step &step, WorkPtr work, std::function<void()> 
         step, c10::make_intrusive<WorkLofi>(std::move(work), std::move(finish), step.device, type));
 }
 
-// The sum that a collective has made of integers becomes a mean when it is done.
-WorkPtr BackendLofi::mean_of(WorkPtr sum, Tensors tensors, c10d::OpType type)
+std::optional<Detour> BackendLofi::detour(const Tensors &tensors, const c10d::ReduceOp &op)
 {
-    if (!has_future(*sum)) {
-        sum->wait();
-        divide(tensors, getSize());
-        return done_work(tensors);
+    if (tensors.empty() || !on_cpu(tensors.front())) return std::nullopt;
+    bool scales = false; // the inner backend multiplies while it sums, and rounds once
+    if (op.op_ == c10d::ReduceOp::PREMUL_SUM) {
+        const bool is_local = single_ || lofi_session_scope(session()) == LOFI_SCOPE_NODE;
+        const auto inner = inners_.get(c10::kCPU, is_local ? Span::node : Span::world);
+        scales = inner.kind != Kind::other && arithmetic_of(tensors.front().scalar_type());
     }
-    const auto device = device_of(tensors);
-    auto finish = [tensors = std::move(tensors), by = int64_t{getSize()}] { divide(tensors, by); };
-    auto work = c10::make_intrusive<WorkLofi>(std::move(sum), std::move(finish), device, type);
-    if (coalescing_) coalescing_->works.push_back(work);
-    return work;
+    return Detour::of(tensors.front(), op, size_, scales);
+}
+
+// The work of a collective with `finish` after it.
+WorkPtr BackendLofi::after(WorkPtr work, std::function<void()> finish, const Tensors &outputs,
+                           c10d::OpType type)
+{
+    if (!has_future(*work)) {
+        work->wait();
+        finish();
+        return done_work(outputs);
+    }
+    auto whole =
+        c10::make_intrusive<WorkLofi>(std::move(work), std::move(finish), device_of(outputs), type);
+    if (coalescing_) coalescing_->works.push_back(whole);
+    return whole;
+}
+
+WorkPtr BackendLofi::through(const Detour &detour, WorkPtr work, Tensors results, Tensors outputs,
+                             c10d::OpType type)
+{
+    auto finish = [detour, results = std::move(results), outputs] {
+        detour.finish(results, outputs);
+    };
+    return after(std::move(work), std::move(finish), outputs, type);
 }
 
 WorkPtr BackendLofi::broadcast(Tensors &tensors, const c10d::BroadcastOptions &opts)
 {
-    if (are_float8(tensors)) {
-        auto bytes = as_bytes(tensors);
-        return broadcast(bytes, opts);
+    if (need_views(tensors)) {
+        auto views = as_views(tensors);
+        return broadcast(views, opts);
     }
     auto step = begin({.collective = LOFI_BROADCAST,
                        .device = device_of(tensors),
@@ -210,9 +224,10 @@ BackendLofi::Step BackendLofi::begin_all_reduce(const Tensors &tensors, const c1
 
 WorkPtr BackendLofi::allreduce(Tensors &tensors, const c10d::AllreduceOptions &opts)
 {
-    if (is_integer_mean(tensors, opts.reduceOp)) {
-        const auto sum = summing(opts);
-        return mean_of(allreduce(tensors, sum), tensors, c10d::OpType::ALLREDUCE);
+    if (const auto way = detour(tensors, opts.reduceOp)) {
+        auto inputs = way->inputs(tensors);
+        auto work = allreduce(inputs, way->through(opts));
+        return through(*way, std::move(work), inputs, tensors, c10d::OpType::ALLREDUCE);
     }
     auto step = begin_all_reduce(tensors, opts.reduceOp);
     if (auto *comm = step.inner.comm()) {
@@ -235,10 +250,10 @@ WorkPtr BackendLofi::allreduce_sparse(Tensors &tensors, const c10d::AllreduceOpt
 WorkPtr BackendLofi::allreduce_coalesced(Tensors &tensors,
                                          const c10d::AllreduceCoalescedOptions &opts)
 {
-    if (is_integer_mean(tensors, opts.reduceOp)) {
-        const auto sum = summing(opts);
-        return mean_of(allreduce_coalesced(tensors, sum), tensors,
-                       c10d::OpType::ALLREDUCE_COALESCED);
+    if (const auto way = detour(tensors, opts.reduceOp)) {
+        auto inputs = way->inputs(tensors);
+        auto work = allreduce_coalesced(inputs, way->through(opts));
+        return through(*way, std::move(work), inputs, tensors, c10d::OpType::ALLREDUCE_COALESCED);
     }
     auto step = begin_all_reduce(tensors, opts.reduceOp);
     if (auto *comm = step.inner.comm()) {
@@ -252,11 +267,11 @@ WorkPtr BackendLofi::allreduce_coalesced(Tensors &tensors,
 
 WorkPtr BackendLofi::reduce(Tensors &tensors, const c10d::ReduceOptions &opts)
 {
-    if (is_integer_mean(tensors, opts.reduceOp)) {
-        const auto sum = summing(opts);
-        auto work = reduce(tensors, sum);
+    if (const auto way = detour(tensors, opts.reduceOp)) {
+        auto inputs = way->inputs(tensors);
+        auto work = reduce(inputs, way->through(opts));
         if (rank_ != opts.rootRank) return work;
-        return mean_of(std::move(work), tensors, c10d::OpType::REDUCE);
+        return through(*way, std::move(work), inputs, tensors, c10d::OpType::REDUCE);
     }
     auto step = begin({.collective = LOFI_REDUCE,
                        .device = device_of(tensors),
@@ -283,10 +298,10 @@ WorkPtr BackendLofi::reduce(Tensors &tensors, const c10d::ReduceOptions &opts)
 WorkPtr BackendLofi::scatter(Tensors &outputs, TensorLists &inputs,
                              const c10d::ScatterOptions &opts)
 {
-    if (are_float8(outputs)) {
-        auto bytes = as_bytes(outputs);
-        auto lists = as_bytes(inputs);
-        return scatter(bytes, lists, opts);
+    if (need_views(outputs)) {
+        auto views = as_views(outputs);
+        auto lists = as_views(inputs);
+        return scatter(views, lists, opts);
     }
     auto step = begin({.collective = LOFI_SCATTER,
                        .device = device_of(outputs),
@@ -300,9 +315,14 @@ WorkPtr BackendLofi::scatter(Tensors &outputs, TensorLists &inputs,
 WorkPtr BackendLofi::reduce_scatter(Tensors &outputs, TensorLists &inputs,
                                     const c10d::ReduceScatterOptions &opts)
 {
-    if (is_integer_mean(outputs, opts.reduceOp)) {
-        const auto sum = summing(opts);
-        return mean_of(reduce_scatter(outputs, inputs, sum), outputs, c10d::OpType::REDUCE_SCATTER);
+    if (const auto way = detour(outputs, opts.reduceOp)) {
+        auto results = way->outputs(outputs);
+        auto lists = way->inputs(inputs);
+        auto work = reduce_scatter(results, lists, way->through(opts));
+        return through(*way, std::move(work), results, outputs, c10d::OpType::REDUCE_SCATTER);
+    }
+    if (outputs.size() == 1 && inputs.size() == 1 && are_uneven(inputs.front())) {
+        return reduce_scatter_uneven(outputs.front(), inputs.front(), opts);
     }
     auto step = begin({.collective = LOFI_REDUCE_SCATTER,
                        .device = device_of(outputs),
@@ -311,13 +331,28 @@ WorkPtr BackendLofi::reduce_scatter(Tensors &outputs, TensorLists &inputs,
     return issued(step, step.inner->reduce_scatter(outputs, inputs, opts));
 }
 
+WorkPtr BackendLofi::reduce_scatter_uneven(const at::Tensor &output, const Tensors &inputs,
+                                           const c10d::ReduceScatterOptions &opts)
+{
+    const auto longest = longest_of(inputs);
+    TensorLists padded(1);
+    for (const auto &input : inputs)
+        padded[0].push_back(pad(input, longest));
+    Tensors results{at::empty({longest}, output.options())};
+    auto work = reduce_scatter(results, padded, opts);
+    return after(
+        std::move(work), [result = results[0], output] { unpad(result, output); }, {output},
+        c10d::OpType::REDUCE_SCATTER);
+}
+
 WorkPtr BackendLofi::LOFI_REDUCE_SCATTER_SINGLE(at::Tensor &output, at::Tensor &input,
                                                 const c10d::ReduceScatterOptions &opts)
 {
-    if (is_integer_mean({output}, opts.reduceOp)) {
-        const auto sum = summing(opts);
-        return mean_of(LOFI_REDUCE_SCATTER_SINGLE(output, input, sum), {output},
-                       c10d::OpType::REDUCE_SCATTER);
+    if (const auto way = detour({output}, opts.reduceOp)) {
+        auto results = way->outputs({output});
+        auto in = way->inputs(Tensors{input});
+        auto work = LOFI_REDUCE_SCATTER_SINGLE(results[0], in[0], way->through(opts));
+        return through(*way, std::move(work), results, {output}, c10d::OpType::REDUCE_SCATTER);
     }
     auto step = begin({.collective = LOFI_REDUCE_SCATTER,
                        .device = input.device(),
@@ -329,10 +364,11 @@ WorkPtr BackendLofi::LOFI_REDUCE_SCATTER_SINGLE(at::Tensor &output, at::Tensor &
 WorkPtr BackendLofi::LOFI_REDUCE_SCATTER_SINGLE_COALESCED(Tensors &outputs, Tensors &inputs,
                                                           const c10d::ReduceScatterOptions &opts)
 {
-    if (is_integer_mean(outputs, opts.reduceOp)) {
-        const auto sum = summing(opts);
-        return mean_of(LOFI_REDUCE_SCATTER_SINGLE_COALESCED(outputs, inputs, sum), outputs,
-                       c10d::OpType::REDUCE_SCATTER);
+    if (const auto way = detour(outputs, opts.reduceOp)) {
+        auto results = way->outputs(outputs);
+        auto in = way->inputs(inputs);
+        auto work = LOFI_REDUCE_SCATTER_SINGLE_COALESCED(results, in, way->through(opts));
+        return through(*way, std::move(work), results, outputs, c10d::OpType::REDUCE_SCATTER);
     }
     auto step = begin({.collective = LOFI_REDUCE_SCATTER,
                        .device = device_of(inputs),
@@ -346,8 +382,8 @@ WorkPtr BackendLofi::LOFI_ALL_TO_ALL_SINGLE(at::Tensor &output, at::Tensor &inpu
                                             std::vector<int64_t> &input_splits,
                                             const c10d::AllToAllOptions &opts)
 {
-    if (is_float8(input)) {
-        auto out = as_bytes(output), in = as_bytes(input);
+    if (needs_view(input)) {
+        auto out = as_view(output), in = as_view(input);
         return LOFI_ALL_TO_ALL_SINGLE(out, in, output_splits, input_splits, opts);
     }
     auto step = begin(
@@ -358,8 +394,8 @@ WorkPtr BackendLofi::LOFI_ALL_TO_ALL_SINGLE(at::Tensor &output, at::Tensor &inpu
 
 WorkPtr BackendLofi::alltoall(Tensors &outputs, Tensors &inputs, const c10d::AllToAllOptions &opts)
 {
-    if (are_float8(inputs)) {
-        auto out = as_bytes(outputs), in = as_bytes(inputs);
+    if (need_views(inputs)) {
+        auto out = as_views(outputs), in = as_views(inputs);
         return alltoall(out, in, opts);
     }
     auto step = begin(

@@ -13,6 +13,7 @@
 
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 
+#include "drop_in.hpp"
 #include "inner.hpp"
 #include "lofi.h"
 #include "torch_compat.hpp"
@@ -20,7 +21,6 @@
 namespace lofi {
 
 using Tensors = std::vector<at::Tensor>;
-using TensorLists = std::vector<Tensors>;
 using WorkPtr = c10::intrusive_ptr<c10d::Work>;
 
 // They hold nothing that other backends' options do not hold. They have a type of their own because
@@ -170,7 +170,15 @@ class BackendLofi : public c10d::Backend {
     Step begin(const Call &call);
     Step begin_all_reduce(const Tensors &tensors, const c10d::ReduceOp &op);
     WorkPtr issued(const Step &step, WorkPtr work);
-    WorkPtr mean_of(WorkPtr sum, Tensors tensors, c10d::OpType type);
+    WorkPtr allgather_uneven(const Tensors &outputs, const at::Tensor &input,
+                             const c10d::AllgatherOptions &opts);
+    WorkPtr reduce_scatter_uneven(const at::Tensor &output, const Tensors &inputs,
+                                  const c10d::ReduceScatterOptions &opts);
+    std::optional<Detour> detour(const Tensors &tensors, const c10d::ReduceOp &op);
+    WorkPtr after(WorkPtr work, std::function<void()> finish, const Tensors &outputs,
+                  c10d::OpType type);
+    WorkPtr through(const Detour &detour, WorkPtr work, Tensors results, Tensors outputs,
+                    c10d::OpType type);
     WorkPtr then(const Step &step, WorkPtr work, std::function<void()> finish, c10d::OpType type);
     // For each place in the node, the first member of the group that has it.
     std::vector<int> primaries() const;

@@ -7,6 +7,7 @@
 #include "backend_lofi.hpp"
 #include "convert.hpp"
 #include "drop_in.hpp"
+#include "session.hpp"
 #include "work_lofi.hpp"
 
 namespace lofi {
@@ -71,13 +72,45 @@ std::vector<int> BackendLofi::primaries() const
     return first;
 }
 
+WorkPtr BackendLofi::allgather_uneven(const Tensors &outputs, const at::Tensor &input,
+                                      const c10d::AllgatherOptions &opts)
+{
+    TORCH_CHECK(input.numel() == outputs[rank_].numel(), "lofi: the input of all_gather has ",
+                input.numel(), " elements, and its own output ", outputs[rank_].numel());
+    const auto first = primaries();
+    const bool is_mirrored = !single_ && lofi_session_scope(session()) == LOFI_SCOPE_NODE;
+    for (int rank = 0; is_mirrored && rank < size_; ++rank) {
+        const int from = first[lofi_group_place(group_.get(), rank)];
+        TORCH_CHECK(outputs[rank].numel() == outputs[from].numel(),
+                    "lofi: all_gather while nodes "
+                    "train apart: the output of member ",
+                    rank, " has ", outputs[rank].numel(), " elements, that of its image ", from,
+                    " ", outputs[from].numel(), "; gather among the ranks of a node, or pad");
+    }
+    const auto longest = longest_of(outputs);
+    TensorLists padded(1);
+    for (const auto &output : outputs)
+        padded[0].push_back(at::empty({longest}, output.options()));
+    Tensors in{pad(input, longest)};
+    auto work = allgather(padded, in, opts);
+    auto finish = [padded = padded[0], outputs] {
+        for (size_t i = 0; i < outputs.size(); ++i)
+            unpad(padded[i], outputs[i]);
+    };
+    return after(std::move(work), std::move(finish), outputs, c10d::OpType::ALLGATHER);
+}
+
 WorkPtr BackendLofi::allgather(TensorLists &outputs, Tensors &inputs,
                                const c10d::AllgatherOptions &opts)
 {
-    if (are_float8(inputs)) {
-        auto lists = as_bytes(outputs);
-        auto bytes = as_bytes(inputs);
-        return allgather(lists, bytes, opts);
+    if (need_views(inputs)) {
+        auto lists = as_views(outputs);
+        auto views = as_views(inputs);
+        return allgather(lists, views, opts);
+    }
+    if (outputs.size() == 1 && outputs[0].size() == static_cast<size_t>(size_) &&
+        inputs.size() == 1 && are_uneven(outputs[0])) {
+        return allgather_uneven(outputs[0], inputs[0], opts);
     }
     auto step = begin(
         {.collective = LOFI_ALL_GATHER, .device = device_of(inputs), .bytes = bytes_of(inputs)});
@@ -99,8 +132,8 @@ WorkPtr BackendLofi::allgather(TensorLists &outputs, Tensors &inputs,
 WorkPtr BackendLofi::LOFI_ALL_GATHER_SINGLE(at::Tensor &output, at::Tensor &input,
                                             const c10d::AllgatherOptions &opts)
 {
-    if (is_float8(input)) {
-        auto out = as_bytes(output), in = as_bytes(input);
+    if (needs_view(input)) {
+        auto out = as_view(output), in = as_view(input);
         return LOFI_ALL_GATHER_SINGLE(out, in, opts);
     }
     auto step = begin(
@@ -121,10 +154,10 @@ WorkPtr BackendLofi::LOFI_ALL_GATHER_SINGLE(at::Tensor &output, at::Tensor &inpu
 WorkPtr BackendLofi::allgather_coalesced(TensorLists &outputs, Tensors &inputs,
                                          const c10d::AllgatherOptions &opts)
 {
-    if (are_float8(inputs)) {
-        auto lists = as_bytes(outputs);
-        auto bytes = as_bytes(inputs);
-        return allgather_coalesced(lists, bytes, opts);
+    if (need_views(inputs)) {
+        auto lists = as_views(outputs);
+        auto views = as_views(inputs);
+        return allgather_coalesced(lists, views, opts);
     }
     auto step = begin(
         {.collective = LOFI_ALL_GATHER, .device = device_of(inputs), .bytes = bytes_of(inputs)});
@@ -155,8 +188,8 @@ WorkPtr BackendLofi::allgather_coalesced(TensorLists &outputs, Tensors &inputs,
 WorkPtr BackendLofi::LOFI_ALL_GATHER_SINGLE_COALESCED(Tensors &outputs, Tensors &inputs,
                                                       const c10d::AllgatherOptions &opts)
 {
-    if (are_float8(inputs)) {
-        auto out = as_bytes(outputs), in = as_bytes(inputs);
+    if (need_views(inputs)) {
+        auto out = as_views(outputs), in = as_views(inputs);
         return LOFI_ALL_GATHER_SINGLE_COALESCED(out, in, opts);
     }
     auto step = begin(
@@ -184,10 +217,10 @@ WorkPtr BackendLofi::LOFI_ALL_GATHER_SINGLE_COALESCED(Tensors &outputs, Tensors 
 
 WorkPtr BackendLofi::gather(TensorLists &outputs, Tensors &inputs, const c10d::GatherOptions &opts)
 {
-    if (are_float8(inputs)) {
-        auto lists = as_bytes(outputs);
-        auto bytes = as_bytes(inputs);
-        return gather(lists, bytes, opts);
+    if (need_views(inputs)) {
+        auto lists = as_views(outputs);
+        auto views = as_views(inputs);
+        return gather(lists, views, opts);
     }
     auto step = begin({.collective = LOFI_GATHER,
                        .device = device_of(inputs),
@@ -220,6 +253,10 @@ WorkPtr BackendLofi::gather(TensorLists &outputs, Tensors &inputs, const c10d::G
 WorkPtr BackendLofi::gather_single(at::Tensor &output, at::Tensor &input,
                                    const c10d::GatherOptions &opts)
 {
+    if (needs_view(input)) {
+        auto out = as_view(output), in = as_view(input);
+        return gather_single(out, in, opts);
+    }
     auto step = begin({.collective = LOFI_GATHER,
                        .device = input.device(),
                        .bytes = bytes_of({input}),
