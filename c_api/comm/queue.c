@@ -83,10 +83,7 @@ static lofi_status run_task(const lofi_comm *comm, const struct lofi_request *re
                             int in_background)
 {
     const lofi_task *task = &request->task;
-    const struct lofi__turn turn = {.deadline_ns =
-                                        lofi__now_ns() + INT64_C(1000000) * task->timeout_ms,
-                                    .in_background = in_background,
-                                    .ticket = request->ticket};
+    const struct lofi__turn turn = {.in_background = in_background, .ticket = request->ticket};
     return comm->transport->run[task->collective](comm->state, task, &turn);
 }
 

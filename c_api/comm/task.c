@@ -46,19 +46,18 @@ static lofi_status check_reduction(const lofi_task *task)
 static lofi_status check_buffers(const lofi_task *task, const char *side, const void *data,
                                  const void *const *list, int slots)
 {
-    const char *name = lofi_collective_name(task->collective);
     const size_t each = lofi_dtype_bytes(task->dtype);
 
     if (task->count == 0 || slots == 0) return LOFI_OK;
     for (int i = 0; i < (list != NULL ? slots : 1); i++) {
         const void *buffer = list != NULL ? list[i] : data;
         if (buffer == NULL) {
-            lofi_set_error("%s without %s", name, side);
+            lofi_set_error("%s without %s", lofi_collective_name(task->collective), side);
             return LOFI_INVALID;
         }
-        if ((uintptr_t)buffer % each != 0) {
+        if (((uintptr_t)buffer & (each - 1)) != 0) { /* `each` is a power of two */
             lofi_set_error("%s: %s lies at %p, which is not aligned to its elements of %zu bytes",
-                           name, side, buffer, each);
+                           lofi_collective_name(task->collective), side, buffer, each);
             return LOFI_INVALID;
         }
     }
@@ -94,60 +93,80 @@ static int slots_out(const lofi_comm *comm, const lofi_task *task)
 
 static lofi_status check_data(const lofi_comm *comm, const lofi_task *task)
 {
-    const char *name = lofi_collective_name(task->collective);
     const size_t each = lofi_dtype_bytes(task->dtype);
 
     if (each == 0) {
-        lofi_set_error("%s of dtype %d: lofi.h lists the values 0 to %d", name, (int)task->dtype,
+        lofi_set_error("%s of dtype %d: lofi.h lists the values 0 to %d",
+                       lofi_collective_name(task->collective), (int)task->dtype,
                        LOFI_DTYPE_COUNT - 1);
         return LOFI_INVALID;
     }
-    if (task->count > SIZE_MAX / 2 / each / (size_t)comm->members.count) {
-        lofi_set_error("%s of %zu elements: more than an address space", name, task->count);
+    size_t total = 0;
+    if (__builtin_mul_overflow(task->count, each * (size_t)comm->members.count, &total) ||
+        total > SIZE_MAX / 2) {
+        lofi_set_error("%s of %zu elements: more than an address space",
+                       lofi_collective_name(task->collective), task->count);
         return LOFI_INVALID;
     }
     if (lofi__has_root(task->collective) && (task->root < 0 || task->root >= comm->members.count)) {
-        lofi_set_error("%s with root %d among %d ranks", name, task->root, comm->members.count);
+        lofi_set_error("%s with root %d among %d ranks", lofi_collective_name(task->collective),
+                       task->root, comm->members.count);
         return LOFI_INVALID;
     }
     return lofi__reduces(task->collective) ? check_reduction(task) : LOFI_OK;
 }
 
+/* Fields that a collective does not read must not make ranks differ: they get their defaults. */
+static void clear_unread(lofi_task *task)
+{
+    if (!gives_to_each(task->collective)) task->in_list = NULL;
+    if (!gets_from_each(task->collective)) task->out_list = NULL;
+    if (!lofi__has_root(task->collective)) task->root = 0;
+    if (!lofi__reduces(task->collective)) task->op = LOFI_SUM;
+    if (task->op != LOFI_PREMUL_SUM) task->factor = 1;
+}
+
+static void clear_all(lofi_task *task)
+{
+    static const lofi_task none = LOFI_TASK_INIT;
+    const lofi_task given = *task;
+
+    *task = none;
+    task->collective = given.collective;
+    task->timeout_ms = given.timeout_ms;
+}
+
+static lofi_status check_kind(const lofi_comm *comm, const lofi_task *task)
+{
+    if ((int)task->collective < 0 || task->collective >= LOFI_COLLECTIVE_COUNT ||
+        comm->transport->run[task->collective] == NULL)
+        lofi_set_error("collective %s is not one of a communicator",
+                       lofi_collective_name(task->collective));
+    else if (task->timeout_ms < 0)
+        lofi_set_error("%s with a timeout of %d ms", lofi_collective_name(task->collective),
+                       task->timeout_ms);
+    else
+        return LOFI_OK;
+    return LOFI_INVALID;
+}
+
+/* A small collective takes as long as a few copies of its task, so there is one only. */
 lofi_status lofi__task_check(const lofi_comm *comm, const lofi_task *given, lofi_task *checked)
 {
     static const lofi_task none = LOFI_TASK_INIT;
-    lofi_task full = LOFI_TASK_INIT;
-    const lofi_task *task = &full;
 
-    lofi_status st = lofi__options_read(&full, sizeof full, given, "LOFI_TASK_INIT");
-    if (st != LOFI_OK) return st;
-    if ((int)task->collective < 0 || task->collective >= LOFI_COLLECTIVE_COUNT ||
-        comm->transport->run[task->collective] == NULL) {
-        lofi_set_error("collective %s is not one of a communicator",
-                       lofi_collective_name(task->collective));
-        return LOFI_INVALID;
-    }
-    if (task->timeout_ms < 0) {
-        lofi_set_error("%s with a timeout of %d ms", lofi_collective_name(task->collective),
-                       task->timeout_ms);
-        return LOFI_INVALID;
-    }
-    /* A field that is not read must not make ranks differ. */
     *checked = none;
-    checked->collective = task->collective;
-    checked->timeout_ms = task->timeout_ms > 0 ? task->timeout_ms : comm->timeout_ms;
-    if (task->collective == LOFI_BARRIER) return LOFI_OK;
-    st = check_data(comm, task);
+    lofi_status st = lofi__options_read(checked, sizeof *checked, given, "LOFI_TASK_INIT");
+    if (st == LOFI_OK) st = check_kind(comm, checked);
     if (st != LOFI_OK) return st;
-    checked->dtype = task->dtype;
-    checked->count = task->count;
-    checked->in = task->in;
-    checked->out = task->out;
-    if (gives_to_each(task->collective)) checked->in_list = task->in_list;
-    if (gets_from_each(task->collective)) checked->out_list = task->out_list;
-    if (lofi__has_root(task->collective)) checked->root = task->root;
-    if (lofi__reduces(task->collective)) checked->op = task->op;
-    if (checked->op == LOFI_PREMUL_SUM) checked->factor = task->factor;
+    if (checked->timeout_ms == 0) checked->timeout_ms = comm->timeout_ms;
+    if (checked->collective == LOFI_BARRIER) {
+        clear_all(checked);
+        return LOFI_OK;
+    }
+    st = check_data(comm, checked);
+    if (st != LOFI_OK) return st;
+    clear_unread(checked);
     st = check_buffers(checked, "input", checked->in, checked->in_list, slots_in(comm, checked));
     if (st != LOFI_OK) return st;
     return check_buffers(checked, "output", checked->out, (const void *const *)checked->out_list,

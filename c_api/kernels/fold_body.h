@@ -68,6 +68,15 @@ static INLINE void DTYPE(give)(lofi_op op, int inputs, ELEMENT *to, VECTOR a, VE
     STORE(to, a, b);
 }
 
+/* Two vectors: where they lie if `from` has them all, else in `few`, filled up with zeros. */
+static INLINE const ELEMENT *DTYPE(filled)(ELEMENT *few, const ELEMENT *from, size_t n)
+{
+    if (n >= 2 * LANES) return from;
+    memset(few, 0, 2 * LANES * sizeof *few);
+    memcpy(few, from, n * sizeof *few);
+    return few;
+}
+
 static INLINE void DTYPE(fold)(lofi_op op, void *out, const void *const *in, int inputs,
                                double factor, size_t count)
 {
@@ -99,21 +108,20 @@ static INLINE void DTYPE(fold)(lofi_op op, void *out, const void *const *in, int
         DTYPE(give)(op, inputs, to, m0, m1);
         DTYPE(give)(op, inputs, to + 2 * LANES, m2, m3);
     }
-    /* The rest, in two vectors filled up with zeros. */
+    /* The rest, in two vectors. */
     while (at < count) {
         const size_t n = count - at < 2 * LANES ? count - at : 2 * LANES;
-        ELEMENT few[2 * LANES] = {0};
+        ELEMENT few[2 * LANES];
+        ELEMENT *to = n < 2 * LANES ? few : (ELEMENT *)out + at;
 
-        memcpy(few, (const ELEMENT *)in[0] + at, n * sizeof *few);
-        DTYPE(take)(op, f, few, &m0, &m1);
+        DTYPE(take)(op, f, DTYPE(filled)(few, (const ELEMENT *)in[0] + at, n), &m0, &m1);
         for (int r = 1; r < inputs; r++) {
-            memcpy(few, (const ELEMENT *)in[r] + at, n * sizeof *few);
-            DTYPE(take)(op, f, few, &x0, &x1);
+            DTYPE(take)(op, f, DTYPE(filled)(few, (const ELEMENT *)in[r] + at, n), &x0, &x1);
             m0 = DTYPE(combine)(op, m0, x0);
             m1 = DTYPE(combine)(op, m1, x1);
         }
-        DTYPE(give)(op, inputs, few, m0, m1);
-        memcpy((ELEMENT *)out + at, few, n * sizeof *few);
+        DTYPE(give)(op, inputs, to, m0, m1);
+        if (to == few) memcpy((ELEMENT *)out + at, few, n * sizeof *few);
         at += n;
     }
 }

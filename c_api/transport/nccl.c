@@ -7,8 +7,10 @@
  * it. A collective that only moves bytes goes to NCCL as bytes, whatever its dtype. Where the slots
  * of a rank lie apart, a group of calls does what one call does for slots side by side.
  */
+#define _GNU_SOURCE
 #include "core/collective.h"
 #include "kernels/halffloat.h"
+#include "transport/clock.h"
 #include "transport/nccl_comm.h"
 
 #include <stdio.h>
@@ -388,10 +390,11 @@ static lofi_status run_on_stream(struct lofi__nccl *nccl, const lofi_task *task,
                       .slot_bytes = lofi__slot_bytes(task),
                       .stream = nccl->stream};
 
+    const int64_t deadline_ns = lofi__after_ms(task->timeout_ms);
     lofi_status st = lofi__driver_check(
         nccl->cuda, nccl->cuda->StreamWaitEvent(nccl->stream, turn->ticket, 0), where);
     if (st == LOFI_OK) st = enqueue(nccl, &run, where, fn);
-    if (st == LOFI_OK) st = lofi__nccl_wait(nccl, where, nccl->stream, turn->deadline_ns);
+    if (st == LOFI_OK) st = lofi__nccl_wait(nccl, where, nccl->stream, deadline_ns);
     if (st == LOFI_OK) st = free_factor(nccl, &run, where);
     return st;
 }

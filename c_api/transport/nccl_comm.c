@@ -412,7 +412,7 @@ static lofi_status make(struct lofi__nccl *nccl, const lofi_comm_options *option
     if (parent == NULL) st = meet(nccl, st, allgather, ctx, &id);
     if (st == LOFI_OK) st = lofi__nccl_enter(nccl);
     if (st != LOFI_OK) return st;
-    const int64_t deadline_ns = lofi__now_ns() + INT64_C(1000000) * nccl->timeout_ms;
+    const int64_t deadline_ns = lofi__after_ms(nccl->timeout_ms);
     st = parent == NULL ? init(nccl, where, id)
                         : split(nccl, where, parent, options->color, deadline_ns);
     if (st == LOFI_OK) st = lofi__nccl_wait(nccl, where, NULL, deadline_ns);

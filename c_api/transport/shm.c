@@ -18,7 +18,8 @@
  * written; the acquire of the wait pairs with the release of the publication, which orders the two
  * across cores. One slot would not do: after stage s the writer may not write again before it knows
  * that the others have read, which they say only with s+1. The same argument covers the records of
- * calls, two for each rank, by the number of the collective: each has at least one stage.
+ * calls, and for data that is so small that it lies with them: both are in the record of a stage, by
+ * its parity.
  *
  * And no more than one wait for each chunk is paid for: the wait of a beginning is over before it
  * starts unless the other rank is more than a whole chunk behind.
@@ -42,6 +43,9 @@
 
 #include <string.h>
 
+/* Copying more than this takes so long that a deadline must count from the beginning. */
+#define TIMED_BYTES ((size_t)64 << 10)
+
 /* One collective on its way. */
 struct run {
     struct lofi__shm *shm;
@@ -49,6 +53,7 @@ struct run {
     struct lofi__shm_wait wait;
     int rank, count;      /* of this rank; ranks */
     size_t bytes;         /* of an element */
+    int is_inline;        /* the data lies in the records of stages, not in slots */
     uint32_t first_stage; /* of this collective: calls are compared in it */
 };
 
@@ -57,7 +62,12 @@ static lofi_status start(struct run *run, struct lofi__shm *shm, const lofi_task
 {
     *run = (struct run){.shm = shm,
                         .task = task,
-                        .wait = {.turn = turn, .collective = task->collective},
+                        .wait = {.turn = turn,
+                                 .collective = task->collective,
+                                 .timeout_ms = task->timeout_ms,
+                                 .deadline_ns = lofi__slot_bytes(task) > TIMED_BYTES
+                                                    ? lofi__after_ms(task->timeout_ms)
+                                                    : 0},
                         .rank = shm->members->rank,
                         .count = shm->members->count,
                         .bytes = lofi_dtype_bytes(task->dtype),
@@ -79,7 +89,8 @@ static void enter_call(struct run *run)
                                   .count = task->count};
 
     memcpy(&call.factor, &task->factor, sizeof call.factor);
-    *lofi__shm_call_of(run->shm, run->rank, call.number) = call;
+    lofi__segment_stage(&run->shm->segment, run->rank, run->first_stage)->call = call;
+    run->shm->call_stage = run->first_stage;
     run->shm->to_compare = 1;
 }
 
@@ -87,10 +98,12 @@ static void enter_call(struct run *run)
 static lofi_status compare_call(struct run *run, int rank)
 {
     struct lofi__shm *shm = run->shm;
-    const struct lofi__shm_call *ours = lofi__shm_call_of(shm, run->rank, shm->call_number);
-    const struct lofi__shm_call *theirs = lofi__shm_call_of(shm, rank, shm->call_number);
+    const struct lofi__shm_stage *ours =
+        lofi__segment_stage(&shm->segment, run->rank, shm->call_stage);
+    const struct lofi__shm_stage *theirs =
+        lofi__segment_stage(&shm->segment, rank, shm->call_stage);
 
-    if (memcmp(ours, theirs, sizeof *ours) == 0) return LOFI_OK;
+    if (memcmp(&ours->call, &theirs->call, sizeof ours->call) == 0) return LOFI_OK;
     return lofi__shm_fail(shm, &run->wait, LOFI__SHM_MISMATCH, rank);
 }
 
@@ -106,10 +119,21 @@ static lofi_status compare_late(struct run *run)
     return st;
 }
 
+/* A hint: the cache line will be written soon. */
+static inline void lofi__fetch_to_write(const void *line)
+{
+#if defined(__x86_64__)
+    __asm__ __volatile__("prefetchw %0" : : "m"(*(const char *)line));
+#else
+    __builtin_prefetch(line, 1);
+#endif
+}
+
 /* ---- stages ---------------------------------------------------------------------------------- */
 
 static char *slot(const struct run *run, int rank, uint32_t stage)
 {
+    if (run->is_inline) return lofi__segment_stage(&run->shm->segment, rank, stage)->data;
     return lofi__segment_slot(&run->shm->segment, rank, stage % LOFI__SHM_SLOTS);
 }
 
@@ -134,12 +158,22 @@ static lofi_status wait_for(struct run *run, int rank, uint32_t stage)
     return st == LOFI_OK && stage == run->first_stage ? compare_call(run, rank) : st;
 }
 
+/* Fetches for writing what this rank writes first in the next stage. All have read it: those who
+ * have published this stage are done with the one before, in which it was written. Small
+ * collectives that follow each other need not wait for the line then. */
+static void fetch_next(const struct run *run, uint32_t stage)
+{
+    lofi__fetch_to_write(lofi__segment_stage(&run->shm->segment, run->rank, stage));
+    if (!run->is_inline) lofi__fetch_to_write(slot(run, run->rank, stage));
+}
+
 static lofi_status wait_for_all(struct run *run, uint32_t stage)
 {
     lofi_status st = LOFI_OK;
     for (int rank = 0; rank < run->count && st == LOFI_OK; rank++)
         if (rank != run->rank) st = wait_for(run, rank, stage);
     run->shm->to_compare = 0;
+    fetch_next(run, stage + 1);
     return st;
 }
 
@@ -147,9 +181,11 @@ static lofi_status wait_for_all(struct run *run, uint32_t stage)
  * `parts` parts. */
 static size_t chunk_count(const struct run *run, int parts)
 {
-    const size_t line = LOFI__SHM_LINE / run->bytes; /* parts begin at a line */
-    const size_t fits = run->shm->segment.header->slot_bytes / (run->bytes * (size_t)parts);
-    return fits / line * line;
+    /* Parts begin at a line. Divisions take as long as the whole of a small collective, and are
+     * of no use here: lines and elements are powers of two. */
+    size_t bytes = run->shm->segment.header->slot_bytes;
+    if (parts > 1) bytes /= (size_t)parts;
+    return (bytes & ~(size_t)(LOFI__SHM_LINE - 1)) >> __builtin_ctzl(run->bytes);
 }
 
 /* Smaller chunks are not worth a thought about caches. */
@@ -190,6 +226,7 @@ static lofi_status move(void *state, const lofi_task *task, const struct lofi__t
     size_t begin = 0;
 
     lofi_status st = start(&run, state, task, turn);
+    run.is_inline = !mover->parted && lofi__slot_bytes(task) <= LOFI__SHM_INLINE;
     const size_t chunk = chunk_count(&run, mover->parted ? run.count : 1);
     do { /* once for no elements too: there is a stage in which calls are compared */
         const size_t count = lofi__smaller(task->count - begin, chunk);
@@ -285,10 +322,15 @@ static void read_parts(struct run *run, uint32_t stage, size_t begin, size_t cou
     }
 }
 
+#define FEW_ELEMENTS 31
+
 static void fold(struct run *run, void *out, const void *const *in, size_t count)
 {
     const lofi_task *task = run->task;
-    lofi__kernels_get()->fold[task->op][task->dtype](out, in, run->count, task->factor, count);
+    /* What does not fill a vector is handled faster one by one, with the same bits. */
+    const int is_few = count <= FEW_ELEMENTS && task->dtype != LOFI_F16 && task->dtype != LOFI_BF16;
+    const struct lofi__kernels *kernels = is_few ? &lofi__kernels_scalar : lofi__kernels_get();
+    kernels->fold[task->op][task->dtype](out, in, run->count, task->factor, count);
 }
 
 static void fold_all(struct run *run, uint32_t stage, size_t begin, size_t count)

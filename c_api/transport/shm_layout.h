@@ -16,11 +16,12 @@
 #include <stdint.h>
 
 #define LOFI__SHM_MAGIC UINT64_C(0x316d68732d69666f) /* "ofi-shm1" */
-#define LOFI__SHM_LAYOUT 1
+#define LOFI__SHM_LAYOUT 2
 #define LOFI__SHM_SLOTS 2
 /* Two cache lines: x86 fetches them in pairs, and what one rank polls must not move with what
  * another one writes. */
 #define LOFI__SHM_LINE 128
+#define LOFI__SHM_INLINE 24 /* bytes of data in the record of a stage: to the end of a cache line */
 
 /* The collective that a rank is in, so that the others can see whether they are in the same. */
 struct lofi__shm_call {
@@ -32,12 +33,20 @@ struct lofi__shm_call {
     uint64_t factor; /* the bits of the double */
 };
 
+/* What moves between cores in every collective lies in one place, so that a small one, data and
+ * all, costs the transfer of a line or two. */
+struct lofi__shm_stage {
+    /* The last published stage of this parity; see shm.c. Others sleep on it (futex). */
+    _Alignas(LOFI__SHM_LINE) _Atomic uint32_t number;
+    uint32_t reserved;
+    struct lofi__shm_call call; /* of the collective that this stage, or an earlier one, began */
+    char data[LOFI__SHM_INLINE];
+};
+
 struct lofi__shm_rank {
-    /* Counts the stages that this rank has published; see shm.c. Others sleep on it (futex). */
-    _Alignas(LOFI__SHM_LINE) _Atomic uint32_t stage;
-    _Alignas(LOFI__SHM_LINE) _Atomic uint32_t sleepers; /* the number of ranks that do */
+    struct lofi__shm_stage stage[LOFI__SHM_SLOTS];      /* the last two, by parity */
+    _Alignas(LOFI__SHM_LINE) _Atomic uint32_t sleepers; /* the number of ranks that sleep on them */
     _Atomic uint32_t left;                              /* 1: it has closed the communicator */
-    struct lofi__shm_call call[LOFI__SHM_SLOTS];        /* of its last two collectives */
 };
 
 struct lofi__shm_header {
@@ -57,7 +66,8 @@ static_assert(ATOMIC_INT_LOCK_FREE == 2 && ATOMIC_LLONG_LOCK_FREE == 2,
               "processes share atomics only where these take no lock");
 static_assert(sizeof(_Atomic uint32_t) == 4, "a futex is 32 bits");
 static_assert(sizeof(struct lofi__shm_header) == 2 * LOFI__SHM_LINE, "layout");
-static_assert(sizeof(struct lofi__shm_rank) == 2 * LOFI__SHM_LINE, "layout");
-static_assert(offsetof(struct lofi__shm_rank, call) == LOFI__SHM_LINE + 8, "layout");
+static_assert(sizeof(struct lofi__shm_stage) == LOFI__SHM_LINE, "layout");
+static_assert(sizeof(struct lofi__shm_rank) == 3 * LOFI__SHM_LINE, "layout");
+static_assert(offsetof(struct lofi__shm_stage, data) == 40, "layout");
 
 #endif /* LOFI_TRANSPORT_SHM_LAYOUT_H */

@@ -35,6 +35,12 @@ struct lofi__shm_rank *lofi__segment_rank(const struct lofi__shm_segment *segmen
     return (struct lofi__shm_rank *)(segment->header + 1) + rank;
 }
 
+struct lofi__shm_stage *lofi__segment_stage(const struct lofi__shm_segment *segment, int rank,
+                                            uint32_t stage)
+{
+    return &lofi__segment_rank(segment, rank)->stage[stage % LOFI__SHM_SLOTS];
+}
+
 char *lofi__segment_slot(const struct lofi__shm_segment *segment, int rank, unsigned slot)
 {
     const struct lofi__shm_header *header = segment->header;

@@ -44,6 +44,9 @@ void lofi__segment_seal(struct lofi__shm_segment *segment);
 void lofi__segment_close(struct lofi__shm_segment *segment);
 
 struct lofi__shm_rank *lofi__segment_rank(const struct lofi__shm_segment *segment, int rank);
+/* The record of a rank's stage, which is one of its last two. */
+struct lofi__shm_stage *lofi__segment_stage(const struct lofi__shm_segment *segment, int rank,
+                                            uint32_t stage);
 /* Slot 0 or 1 of `rank`, aligned to LOFI__SHM_LINE. */
 char *lofi__segment_slot(const struct lofi__shm_segment *segment, int rank, unsigned slot);
 

@@ -61,31 +61,28 @@ static void relax(void)
 /* Stages wrap around; two ranks are never far apart. */
 static int has_reached(const struct lofi__shm_rank *rank, uint32_t stage)
 {
-    return (int32_t)(atomic_load_explicit(&rank->stage, memory_order_acquire) - stage) >= 0;
+    const _Atomic uint32_t *number = &rank->stage[stage % LOFI__SHM_SLOTS].number;
+    return (int32_t)(atomic_load_explicit(number, memory_order_acquire) - stage) >= 0;
 }
 
 /* ---- the end of a communicator --------------------------------------------------------------- */
 
-/* Keeps of `number` only which of the two records it is. */
-static uint64_t pack(enum lofi__shm_reason reason, int culprit, int reporter, uint32_t number)
+/* Keeps of `stage` only which of the two records it is. */
+static uint64_t pack(enum lofi__shm_reason reason, int culprit, int reporter, uint32_t stage)
 {
-    return (uint64_t)(number % LOFI__SHM_SLOTS) << 56 | (uint64_t)reason << 48 |
+    return (uint64_t)(stage % LOFI__SHM_SLOTS) << 56 | (uint64_t)reason << 48 |
            (uint64_t)(uint32_t)culprit << 24 | (uint64_t)(uint32_t)reporter;
 }
 
 void lofi__shm_break(struct lofi__shm *shm, enum lofi__shm_reason reason, int culprit,
-                     uint32_t number)
+                     uint32_t stage)
 {
-    uint64_t fine = 0, broken = pack(reason, culprit, shm->members->rank, number);
+    uint64_t fine = 0, broken = pack(reason, culprit, shm->members->rank, stage);
 
     if (!atomic_compare_exchange_strong(&shm->segment.header->broken, &fine, broken)) return;
     for (int rank = 0; rank < shm->members->count; rank++)
-        futex_wake(&lofi__segment_rank(&shm->segment, rank)->stage);
-}
-
-struct lofi__shm_call *lofi__shm_call_of(const struct lofi__shm *shm, int rank, uint32_t number)
-{
-    return &lofi__segment_rank(&shm->segment, rank)->call[number % LOFI__SHM_SLOTS];
+        for (uint32_t parity = 0; parity < LOFI__SHM_SLOTS; parity++)
+            futex_wake(&lofi__segment_stage(&shm->segment, rank, parity)->number);
 }
 
 static void describe_call(const struct lofi__shm_call *call, char *text, size_t bytes)
@@ -101,13 +98,13 @@ static void describe_call(const struct lofi__shm_call *call, char *text, size_t 
 }
 
 static lofi_status explain_mismatch(const struct lofi__shm *shm, const char *where, int culprit,
-                                    int reporter, uint32_t number)
+                                    int reporter, uint32_t stage)
 {
     const struct lofi__members *members = shm->members;
     char theirs[96], ours[96];
 
-    describe_call(lofi__shm_call_of(shm, culprit, number), theirs, sizeof theirs);
-    describe_call(lofi__shm_call_of(shm, reporter, number), ours, sizeof ours);
+    describe_call(&lofi__segment_stage(&shm->segment, culprit, stage)->call, theirs, sizeof theirs);
+    describe_call(&lofi__segment_stage(&shm->segment, reporter, stage)->call, ours, sizeof ours);
     lofi_set_error("%s: rank %d is in %s, rank %d in %s; all ranks must issue the same collectives "
                    "in the same order",
                    where, members->label[culprit], theirs, members->label[reporter], ours);
@@ -161,7 +158,7 @@ lofi_status lofi__shm_check(struct lofi__shm *shm, const struct lofi__shm_wait *
 lofi_status lofi__shm_fail(struct lofi__shm *shm, const struct lofi__shm_wait *wait,
                            enum lofi__shm_reason reason, int culprit)
 {
-    lofi__shm_break(shm, reason, culprit, shm->call_number);
+    lofi__shm_break(shm, reason, culprit, shm->call_stage);
     return lofi__shm_check(shm, wait);
 }
 
@@ -170,9 +167,11 @@ lofi_status lofi__shm_fail(struct lofi__shm *shm, const struct lofi__shm_wait *w
 void lofi__shm_publish(struct lofi__shm *shm)
 {
     struct lofi__shm_rank *own = lofi__segment_rank(&shm->segment, shm->members->rank);
+    const uint32_t stage = ++shm->stage;
+    _Atomic uint32_t *number = &own->stage[stage % LOFI__SHM_SLOTS].number;
 
-    atomic_store(&own->stage, ++shm->stage);
-    if (atomic_load(&own->sleepers) > 0) futex_wake(&own->stage);
+    atomic_store(number, stage);
+    if (atomic_load(&own->sleepers) > 0) futex_wake(number);
 }
 
 static int poll_for(const struct lofi__shm_rank *rank, uint32_t stage, int64_t poll_ns)
@@ -203,38 +202,40 @@ static lofi_status look_around(struct lofi__shm *shm, const struct lofi__shm_wai
                      lofi__peer_is_gone(peer->pid, peer->watch);
     /* A rank that published the stage before it went has done its part. */
     if (gone && !has_reached(rank, stage)) return lofi__shm_fail(shm, wait, LOFI__SHM_LOST, index);
-    if (now >= wait->turn->deadline_ns && !has_reached(rank, stage))
+    if (now >= wait->deadline_ns && !has_reached(rank, stage))
         return lofi__shm_fail(shm, wait, LOFI__SHM_LATE, index);
     return LOFI_OK;
 }
 
-static lofi_status sleep_for(struct lofi__shm *shm, const struct lofi__shm_wait *wait, int index,
+static lofi_status sleep_for(struct lofi__shm *shm, struct lofi__shm_wait *wait, int index,
                              uint32_t stage)
 {
     struct lofi__shm_rank *rank = lofi__segment_rank(&shm->segment, index);
+    _Atomic uint32_t *number = &rank->stage[stage % LOFI__SHM_SLOTS].number;
     lofi_status st = LOFI_OK;
+    if (wait->deadline_ns == 0) wait->deadline_ns = lofi__after_ms(wait->timeout_ms);
     int64_t next_look = lofi__now_ns() + SLICE_NS;
 
     atomic_fetch_add(&rank->sleepers, 1);
     for (;;) {
-        uint32_t seen = atomic_load(&rank->stage);
+        uint32_t seen = atomic_load(number);
         if ((int32_t)(seen - stage) >= 0) break;
         st = lofi__shm_check(shm, wait);
         if (st != LOFI_OK) break;
         const int64_t now = lofi__now_ns();
-        if (now >= next_look || now >= wait->turn->deadline_ns) {
+        if (now >= next_look || now >= wait->deadline_ns) {
             st = look_around(shm, wait, index, stage, now);
             if (st != LOFI_OK) break;
             next_look = now + SLICE_NS;
         }
-        const int64_t left = wait->turn->deadline_ns - now;
-        futex_wait(&rank->stage, seen, left < SLICE_NS ? left : SLICE_NS);
+        const int64_t left = wait->deadline_ns - now;
+        futex_wait(number, seen, left < SLICE_NS ? left : SLICE_NS);
     }
     atomic_fetch_sub(&rank->sleepers, 1);
     return st;
 }
 
-lofi_status lofi__shm_wait_for(struct lofi__shm *shm, const struct lofi__shm_wait *wait, int index,
+lofi_status lofi__shm_wait_for(struct lofi__shm *shm, struct lofi__shm_wait *wait, int index,
                                uint32_t stage)
 {
     const struct lofi__shm_rank *rank = lofi__segment_rank(&shm->segment, index);

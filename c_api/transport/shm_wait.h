@@ -27,6 +27,7 @@ struct lofi__shm {
     int crowded;                 /* more ranks than cores */
     uint32_t stage;              /* published by this rank */
     uint32_t call_number;        /* of this rank's current collective */
+    uint32_t call_stage;         /* in which it began: its record has the call */
     int to_compare;              /* 1: not all ranks are known to be in the same one */
     const void **operand;        /* room for one pointer for each rank, for the running task */
     struct lofi__shm_pace pace;
@@ -40,19 +41,19 @@ enum lofi__shm_reason {
     LOFI__SHM_ABORTED = 4   /* `culprit` asked for it */
 };
 
-/* The purpose of a wait, which errors name. */
+/* The waits of one collective. */
 struct lofi__shm_wait {
     const struct lofi__turn *turn;
-    lofi_collective collective;
+    lofi_collective collective; /* which errors name */
+    int timeout_ms;
+    int64_t deadline_ns; /* 0 until it is needed: to ask for the time costs as much as a small
+                            collective's data */
 };
 
 /* Blocks until `rank` has published `stage`. LOFI_PEER_LOST, LOFI_TIMED_OUT, LOFI_STATE: the
  * communicator is broken then, for all ranks. */
-lofi_status lofi__shm_wait_for(struct lofi__shm *shm, const struct lofi__shm_wait *wait, int rank,
+lofi_status lofi__shm_wait_for(struct lofi__shm *shm, struct lofi__shm_wait *wait, int rank,
                                uint32_t stage);
-
-/* The record of a rank's collective `number`, which is one of its last two. */
-struct lofi__shm_call *lofi__shm_call_of(const struct lofi__shm *shm, int rank, uint32_t number);
 
 /* Makes what this rank has written visible, as its next stage, and wakes who waits for it. */
 void lofi__shm_publish(struct lofi__shm *shm);
@@ -60,10 +61,10 @@ void lofi__shm_publish(struct lofi__shm *shm);
 /* Breaks the communicator, unless it is broken already, and explains on this rank why it is. */
 lofi_status lofi__shm_fail(struct lofi__shm *shm, const struct lofi__shm_wait *wait,
                            enum lofi__shm_reason reason, int culprit);
-/* Breaks the communicator from any thread, without a sentence on this one. `number` is that of the
- * collective, for LOFI__SHM_MISMATCH. */
+/* Breaks the communicator from any thread, without a sentence on this one. `stage`: in which the
+ * collective began, for LOFI__SHM_MISMATCH. */
 void lofi__shm_break(struct lofi__shm *shm, enum lofi__shm_reason reason, int culprit,
-                     uint32_t number);
+                     uint32_t stage);
 /* LOFI_OK, or why the communicator is broken. */
 lofi_status lofi__shm_check(struct lofi__shm *shm, const struct lofi__shm_wait *wait);
 

@@ -21,9 +21,8 @@ struct lofi__members {
 
 /* How a task is run. */
 struct lofi__turn {
-    int64_t deadline_ns; /* of CLOCK_MONOTONIC: by when it must be done */
-    int in_background;   /* the caller computes meanwhile, and may need the core */
-    void *ticket;        /* of issue; NULL without one */
+    int in_background; /* the caller computes meanwhile, and may need the core */
+    void *ticket;      /* of issue; NULL without one */
 };
 
 /* An exchange works through these on the memory that a transport moves. All but `allocate`,

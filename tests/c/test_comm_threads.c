@@ -27,7 +27,8 @@ struct seat {
 
 static lofi_status run(struct seat *seat, lofi_task *task)
 {
-    const struct lofi__turn turn = {lofi__now_ns() + INT64_C(20000000000), seat->crowded, NULL};
+    const struct lofi__turn turn = {seat->crowded, NULL};
+    task->timeout_ms = 20000;
     return lofi__transport_shm.run[task->collective](&seat->shm, task, &turn);
 }
 
@@ -97,7 +98,8 @@ static void test_ranks(int crowded)
                                        .call_number = FIRST_STAGE,
                                        .crowded = crowded,
                                        .operand = seat->operand};
-        atomic_store(&lofi__segment_rank(&segment, rank)->stage, FIRST_STAGE);
+        for (uint32_t stage = FIRST_STAGE - 1; stage != FIRST_STAGE + 1; stage++)
+            atomic_store(&lofi__segment_stage(&segment, rank, stage)->number, stage);
         for (int i = 0; i < RANKS; i++)
             seat->peer[i] = (struct lofi__shm_peer){(int)getpid(), -1};
     }
