@@ -23,7 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import c_api
+import liblofi
 import torch
 import torch.distributed as dist
 import two_groups
@@ -32,7 +32,7 @@ SIZES = [4 << (2 * i) for i in range(13)] + [25 << 20, 86 << 20, 344 << 20, 512 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 MOST_ROUNDS, LEAST_ROUNDS = 40, 5
 ROUND_SECONDS = 0.1  # of the slowest one
-MPI_PROGRAM = c_api.LIBRARY.with_name("all_reduce_mpi")
+MPI_PROGRAM = liblofi.LIBRARY.with_name("all_reduce_mpi")
 
 
 Reduce = Callable[[torch.Tensor], Any]
@@ -89,7 +89,7 @@ def memcpy_bandwidth(group: Any, size: int) -> float:
 
 def measure(groups: dict, sizes: list[int], dtypes: list[str], budget: float) -> list[dict]:
     rows = []
-    communicator = c_api.Communicator(groups["gloo"])
+    communicator = liblofi.Communicator(groups["gloo"])
     reduces: dict[str, Reduce] = {
         kind: lambda tensor, group=group: dist.all_reduce(tensor, group=group)
         for kind, group in groups.items()
@@ -125,8 +125,8 @@ def measure_mpi(ranks: int, sizes: list[int], budget: float) -> list[dict]:
         print("no mpicc: OpenMPI is not measured (Debian: openmpi-bin, libopenmpi-dev)")
         return []
     source, program = Path(__file__).with_suffix("").with_name("all_reduce_mpi.c"), MPI_PROGRAM
-    where = c_api.LIBRARY.parent
-    link = [f"-I{c_api.ROOT / 'c_api'}", f"-L{where}", f"-Wl,-rpath,{where}", "-llofi"]
+    where = liblofi.LIBRARY.parent
+    link = [f"-I{liblofi.ROOT / 'c_api'}", f"-L{where}", f"-Wl,-rpath,{where}", "-llofi"]
     subprocess.run(["mpicc", "-O2", str(source), "-o", str(program), *link], check=True)
     command = ["mpirun", "--allow-run-as-root", "--oversubscribe", "-n", str(ranks), str(program)]
     command += [str(budget), *map(str, sizes)]
@@ -192,7 +192,7 @@ def main() -> None:
     for ranks in arguments.ranks:
         print("ranks, bytes, us MPI, us lofi (C API), MPI/lofi")
         mpi_rows += measure_mpi(ranks, arguments.sizes, arguments.seconds)
-        print("ranks, dtype, bytes, us gloo, us lofi, us C API, gloo/lofi, lofi/C, GB/s, memcpy ...")
+        print("ranks, dtype, bytes, us gloo, us lofi, us C API, gloo/lofi, lofi/C, GB/s, ...")
         rows += two_groups.run(measure, ranks, arguments.sizes, arguments.dtypes, arguments.seconds)
     two_groups.write_csv(rows, arguments.out / "all_reduce.csv")
     if mpi_rows:
