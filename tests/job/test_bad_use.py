@@ -132,9 +132,11 @@ def _unknown_variable() -> Any:
 
 def test_a_misspelt_variable_is_named():
     env = {"LOFI_NODESIZE": "4", "LOFI_STATS": "", "LOFI_TEST_ANYTHING": "1"}
-    for nodes, lines in run_nodes(_unknown_variable, env=env):
+    for rank, (nodes, lines) in enumerate(run_nodes(_unknown_variable, env=env)):
         assert nodes == 2
-        assert len(lines) == 1
+        assert len(lines) == (rank % 2 == 0)  # once a node
+        if not lines:
+            continue
         assert "LOFI_NODESIZE is not a setting of lofi and is ignored" in lines[0]
         assert "did you mean LOFI_NODE_SIZE?" in lines[0]
 

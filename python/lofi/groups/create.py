@@ -13,7 +13,7 @@ import torch.distributed as dist
 from lofi import features
 from lofi.groups import inner, lookup, node_group
 from lofi.job import config, job
-from lofi.job.log import log
+from lofi.job.log import log, set_first, tell
 from lofi.job.native import _C
 
 
@@ -61,8 +61,9 @@ def _begin_world(store: Any, rank: int, size: int, timeout: timedelta) -> None:
         store, rank, size, settings.node_size, settings.shared(), problem, timeout
     )
     job.begin(topology, settings, store)
+    set_first(of_job=rank == 0, of_node=job.current().place == 0)
     for sentence in config.unknown_variables():
-        log("warn", sentence)
+        tell("warn", sentence, of="node")
     if rank == 0:
         log(
             "info",

@@ -45,7 +45,7 @@ def _watch_bypass(
 def _count_bypass(group: Any, nodes: int) -> None:
     backend = dist.get_backend(group)
     log(
-        "warn",
+        "warn" if group.rank() == 0 else "info",  # once a group, not from each rank
         f"a group of backend {backend!r} spans {nodes} nodes: its "
         "collectives cross nodes and are not lofi's (stats() counts them as bypass). Use backend "
         '"lofi" for it to stay inside the node while training',

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from lofi.groups import lookup, node_group
-from lofi.job.log import log
+from lofi.job.log import tell
 from lofi.job.native import _C
 from lofi.job.patch import when_imported, wrap
 from lofi.models.items import digest
@@ -57,7 +57,7 @@ def _bound(original: Any, args: Any, kwargs: Any) -> dict[str, Any]:
 def _tell(what: str) -> None:
     if what not in _told:
         _told.add(what)
-        log("warn", f"torch.distributed.checkpoint while nodes train apart: {what}")
+        tell("warn", f"torch.distributed.checkpoint while nodes train apart: {what}")
 
 
 def _in_node(arguments: dict[str, Any]) -> dict[str, Any]:

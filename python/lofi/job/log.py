@@ -14,6 +14,20 @@ def log(level: str, line: str) -> None:
     _C.log(_LEVELS.index(level), line)
 
 
+# Whether this rank is the first of the job, and of its node.
+_is_first = {"job": True, "node": True}
+
+
+def set_first(of_job: bool, of_node: bool) -> None:
+    _is_first.update(job=of_job, node=of_node)
+
+
+def tell(level: str, line: str, of: str = "job") -> None:
+    """Log a line that every rank of the job, or of the "node", has to say: once, from the first of
+    them; from the others it is information."""
+    log(level if _is_first[of] else "info", line)
+
+
 def say(line: str) -> None:
     """Tell the user of the launcher what came of it, whatever the level of the log."""
     tqdm: Any = getattr(sys.modules.get("tqdm"), "tqdm", None)

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from lofi.average import finalize
 from lofi.job import events, job
 from lofi.job.job import PerJob
-from lofi.job.log import log, say
+from lofi.job.log import log, say, tell
 from lofi.job.native import _C
 from lofi.launch import saved, signals
 from lofi.launch.saved import State
@@ -57,7 +57,7 @@ def finish(is_over: bool) -> None:
     copies = [target.module() for target in targets if target.is_copy]
     modules, tensors = models + copies, [] if models else training.unwrapped_parameters()
     if not models and not tensors:
-        log("warn", "nothing that lofi knows of was trained: there is nothing to average")
+        tell("warn", "nothing that lofi knows of was trained: there is nothing to average")
         return
     states = [saved.state_of(module) for module in modules]
     if tensors:  # without names: they are recognised by their values
@@ -113,10 +113,11 @@ def _common(copies: list[torch.nn.Module]) -> list[torch.nn.Module]:
     """The EMA copies that every rank has."""
     common = tracked.count_everywhere(len(copies), dist.group.WORLD)
     if common < len(copies):
-        log(
+        tell(
             "warn",
             "not every rank holds the copy (EMA) of the model: it is not averaged, and is that of "
             f"node {job.current().node} alone",
+            of="node",
         )
     return copies[:common]
 

@@ -25,7 +25,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from lofi.average import finalize, swaps
 from lofi.job import events, job
 from lofi.job.job import PerJob
-from lofi.job.log import log
+from lofi.job.log import log, tell
 from lofi.job.native import _C
 from lofi.job.patch import not_compiled, wrap
 from lofi.models import tracked, training
@@ -56,6 +56,7 @@ class Evaluation:
     taken_care_of: set[str] = field(default_factory=set)  # models in a block of `of`
     is_on: bool = False  # collectives are real, since an average was put in
     came_alone: bool = False
+    tells: bool = True  # this rank says why an evaluation is of its node alone
     is_broken: bool = False  # an exchange failed: no other is tried
     last_step: int = 0
     frequent: int = 0
@@ -191,7 +192,10 @@ def _own_weights(state: Evaluation, why: str) -> None:
     kind = why.split(" (")[0]
     if kind not in state.warned:
         state.warned.add(kind)
-        log("warn", f"{why}: this evaluation is of node {job.current().node}'s own weights")
+        log(
+            "warn" if state.tells else "info",
+            f"{why}: this evaluation is of node {job.current().node}'s own weights",
+        )
 
 
 def _missing(here: job.Job, state: Evaluation, target: Target) -> str:
@@ -208,9 +212,11 @@ def _missing(here: job.Job, state: Evaluation, target: Target) -> str:
     what = f"rank {here.rank} waits at an evaluation for the ranks of its node"
     mates = [node * size + place for place in range(size) if place != here.place]
     at_work = progress.of_job()
-    missing = ours.meet(
+    closed = ours.meet(
         grace, what, stop=lambda: at_work.any_rank_past(mates, steps), poll=_POLL_SECONDS
-    ).missing
+    )
+    missing = closed.missing
+    state.tells = here.place == min(closed.members, default=here.place) or here.place in missing
     if here.place in missing:
         return f"rank {here.rank} came to an evaluation that its node had begun without it"
     if missing:
@@ -245,7 +251,7 @@ def _warn_if_frequent(here: job.Job, state: Evaluation) -> None:
     state.frequent = state.frequent + 1 if is_close else 0
     state.last_step = training.state().steps
     if state.frequent == _TIMES:
-        log(
+        tell(
             "warn",
             f"the script evaluates every few steps, and each time the nodes exchange their weights "
             f"({_TIMES} times in a row within {_STEPS_BETWEEN} steps): LOFI_EVAL=node evaluates "

@@ -11,7 +11,7 @@ import torch
 from lofi.groups import lookup, sites
 from lofi.job import events, job
 from lofi.job.job import PerJob
-from lofi.job.log import log
+from lofi.job.log import log, tell
 from lofi.job.native import _C
 from lofi.models import tracked
 from lofi.models.items import digests_of, named_tensors
@@ -100,7 +100,7 @@ def unwrapped_parameters() -> list[torch.Tensor]:
 def _begins_unwrapped() -> None:
     """An optimizer steps and nothing was wrapped: the script reduces gradients itself."""
     if job.current().spans_nodes:
-        log(
+        tell(
             "warn",
             "nothing is wrapped in DDP or FSDP; training begins with this optimizer step: from "
             "here on, collectives stay inside the node",

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lofi.job.log import log
+from lofi.job.log import tell
 from lofi.job.native import _C
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ class Round:
             pause *= 2
             if time.monotonic() - told > _QUIET_SECONDS:
                 told = time.monotonic()
-                log("warn", f"{what} ({told - begin:.0f} s of {seconds:g})")
+                tell("warn", f"{what} ({told - begin:.0f} s of {seconds:g})", of="node")
 
     def _closed(self) -> Closed:
         members = self._round.members

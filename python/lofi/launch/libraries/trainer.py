@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from lofi.job import events, job
-from lofi.job.log import log, say
+from lofi.job.log import say, tell
 from lofi.job.native import _C
 from lofi.job.patch import when_imported, wrap
 from lofi.launch import evaluation
@@ -55,7 +55,7 @@ def _callback(base: type) -> type:
             if not here.spans_nodes or not dist.is_initialized():
                 return
             if here.settings.eval == "node" and args.load_best_model_at_end:
-                log(
+                tell(
                     "warn",
                     "load_best_model_at_end with LOFI_EVAL=node: each node chooses its best step "
                     "by its own accuracy, and nodes may choose different ones. With "
