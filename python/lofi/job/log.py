@@ -34,4 +34,6 @@ def say(line: str) -> None:
     if getattr(tqdm, "_instances", None):  # a progress bar stands on the line
         tqdm.write(f"lofi: {line}", file=sys.stderr)
     else:
-        print(f"lofi: {line}", file=sys.stderr, flush=True)
+        # With its end in one piece, since other processes write to the same terminal.
+        sys.stderr.write(f"lofi: {line}\n")
+        sys.stderr.flush()
