@@ -35,19 +35,28 @@ SCRIPT = """
         def configure_optimizers(self):
             return torch.optim.SGD(self.parameters(), 0.1)
 
+        def on_train_start(self):
+            keep(self, f"begin{self.global_rank}.json")
+
         def on_train_end(self):
-            state = {name: value.tolist() for name, value in self.state_dict().items()}
-            json.dump(state, open(f"own{self.global_rank}.json", "w"))
+            keep(self, f"own{self.global_rank}.json")
+
+    def keep(model, path):
+        state = {name: value.tolist() for name, value in model.state_dict().items()}
+        json.dump(state, open(path, "w"))
 
     def main():
         torch.manual_seed(0)
         data = DataLoader(TensorDataset(torch.randn(64, 8)), batch_size=4)
         trainer = pl.Trainer(
-            strategy="ddp", accelerator="cpu", devices=4, max_epochs=2, logger=False,
+            strategy="ddp", accelerator="cpu", devices=4, logger=False,
+            max_epochs=3 if sys.argv[1] == "resume" else 2,
             enable_progress_bar=False, enable_model_summary=False,
         )
         model = Model()
-        trainer.fit(model, data, *([data] if "validate" in sys.argv else []))
+        resumed = sys.argv[2] if sys.argv[1] == "resume" else None
+        validation = [data] if sys.argv[1] == "validate" else []
+        trainer.fit(model, data, *validation, ckpt_path=resumed)
         import lofi
         if trainer.global_rank == 0:
             json.dump(lofi.stats()["cross_bytes"], open("bytes.json", "w"))
@@ -57,33 +66,56 @@ SCRIPT = """
 """
 
 
+ENV = {"LOFI_NODE_SIZE": "2", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=4", "-m", "lofi")
+
+
+def run(folder, *words):
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=folder,
+        env={**os.environ, **ENV},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def state_in(path):
+    state = json.loads(path.read_text())
+    return {name: torch.tensor(values) for name, values in state.items()}
+
+
+def is_same(state, other):
+    return state.keys() == other.keys() and all(torch.equal(state[k], other[k]) for k in state)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["plain", "validate"])
 def test_the_checkpoint_gets_the_average(tmp_path, how):
     (tmp_path / "train.py").write_text(textwrap.dedent(SCRIPT))
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=4"]
-    env = {**os.environ, "LOFI_NODE_SIZE": "2", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    command += ["-m", "lofi", "train.py", how]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+    said = run(tmp_path, *TORCHRUN, "train.py", how)
     sent = json.loads((tmp_path / "bytes.json").read_text())
     assert sent["training"] == 0 and sent["setup"] > 0
     saved = sorted((tmp_path / "checkpoints").iterdir())
     averaged = [path for path in saved if ".lofi." in path.name] or saved
-    assert len(averaged) == 1 and "the average is in" in done.stderr
-    content = torch.load(averaged[0], weights_only=True)
-    own = [json.loads((tmp_path / f"own{rank}.json").read_text()) for rank in (0, 2)]
-    for name, value in content["state_dict"].items():
-        want = truth.mean([torch.tensor(state[name]) for state in own])
-        assert torch.equal(value, want), name
+    assert len(averaged) == 1 and "the average is in" in said
+    own = [state_in(tmp_path / f"own{rank}.json") for rank in (0, 2)]
+    mean = truth.mean_of_states(*own)
+    assert is_same(torch.load(averaged[0], weights_only=True)["state_dict"], mean)
+
+    run(tmp_path, *TORCHRUN, "train.py", "resume", str(averaged[0]))
+    assert json.loads((tmp_path / "bytes.json").read_text())["training"] == 0
+    for rank in range(4):
+        assert is_same(state_in(tmp_path / f"begin{rank}.json"), mean)
     sys.path.insert(0, str(tmp_path))
     try:
         import train
 
         model = train.Model.load_from_checkpoint(averaged[0], weights_only=True)
-        assert torch.equal(model.net.bias, content["state_dict"]["net.bias"])
+        assert torch.equal(model.net.bias, mean["net.bias"])
     finally:
         sys.path.remove(str(tmp_path))
         sys.modules.pop("train", None)
