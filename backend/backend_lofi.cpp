@@ -89,12 +89,6 @@ void BackendLofi::name(c10d::Backend &inner, Span span) const
     inner.setGroupDesc(label.empty() ? getGroupDesc() : getGroupDesc() + " (" + label + ")");
 }
 
-lofi_issuer BackendLofi::issuer_of(const Call &call)
-{
-    const bool is_users = issuer() == LOFI_BY_USER && call.collective == LOFI_BROADCAST;
-    return is_users && inners_.source().stays_in_node() ? LOFI_BY_WRAPPER : issuer();
-}
-
 BackendLofi::Step BackendLofi::begin(const Call &call)
 {
     Step step{{LOFI_DO_REAL, LOFI_ADJUST_NONE, 1, 0, call.root, call.peer}, {}, call.device};
@@ -106,12 +100,15 @@ BackendLofi::Step BackendLofi::begin(const Call &call)
         asked.is_bool = call.is_bool;
         asked.root = call.root;
         asked.peer = call.peer;
-        asked.issuer = issuer_of(call);
+        asked.issuer = issuer();
         asked.scope = LOFI_SCOPE_NODE;
         asked.strict = strict_;
         check(lofi_mirror_plan(group_.get(), &asked, &step.plan));
         if (step.plan.action == LOFI_DO_IMPLICIT) {
             inners_.source().before_implicit(lofi_collective_name(call.collective), call.bytes);
+        }
+        if (call.holds_features && watches_gathers_) {
+            watches_gathers_ = inners_.source().note_gather();
         }
     }
     const bool crosses =

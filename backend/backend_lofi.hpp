@@ -162,11 +162,11 @@ class BackendLofi : public c10d::Backend {
         bool is_bool = false;
         int root = 0;
         int peer = 0;
+        bool holds_features = false; // a gather of rows of numbers
     };
     void dress(const c10::intrusive_ptr<c10d::Backend> &inner, c10::DeviceType device, Span span);
     std::string label_of(Span span) const;
     void name(c10d::Backend &inner, Span span) const;
-    lofi_issuer issuer_of(const Call &call);
     Step begin(const Call &call);
     Step begin_all_reduce(const Tensors &tensors, const c10d::ReduceOp &op);
     WorkPtr issued(const Step &step, WorkPtr work);
@@ -188,6 +188,7 @@ class BackendLofi : public c10d::Backend {
     const bool single_; // inside one node: every call goes straight to the inner backend
     const bool strict_;
     const bool coalesces_cuda_;
+    bool watches_gathers_ = true;
     Inners inners_;
     c10::intrusive_ptr<OptionsLofi> options_;
     std::string last_split_; // name of the group that was split from this one last

@@ -65,8 +65,9 @@ class InnerSource {
     // Other ranks of the node split `parent`, and this one is in none of the parts.
     virtual void leave_split(const c10::intrusive_ptr<c10d::Backend> &parent,
                              at::Device device) = 0;
-    // Whether the user said that the broadcast that the script issues now belongs to each node.
-    virtual bool stays_in_node() = 0;
+    // Called when a mirrored all_gather of features is issued: a loss may see them K times. Returns
+    // whether it wants to be called again.
+    virtual bool note_gather() = 0;
     // Called before a collective of the user crosses nodes while these train apart: compares a
     // tag with the other nodes, warns once per call site. Throws to refuse.
     virtual void before_implicit(const std::string &collective, uint64_t bytes) = 0;

@@ -13,6 +13,11 @@
 namespace lofi {
 namespace {
 
+bool are_features(const at::Tensor &tensor)
+{
+    return tensor.dim() >= 2 && at::isFloatingType(tensor.scalar_type());
+}
+
 // The caller may drop the tensors before a stream that is not theirs has come to the copies.
 void hold(const at::Tensor &tensor)
 {
@@ -112,8 +117,10 @@ WorkPtr BackendLofi::allgather(TensorLists &outputs, Tensors &inputs,
         inputs.size() == 1 && are_uneven(outputs[0])) {
         return allgather_uneven(outputs[0], inputs[0], opts);
     }
-    auto step = begin(
-        {.collective = LOFI_ALL_GATHER, .device = device_of(inputs), .bytes = bytes_of(inputs)});
+    auto step = begin({.collective = LOFI_ALL_GATHER,
+                       .device = device_of(inputs),
+                       .bytes = bytes_of(inputs),
+                       .holds_features = !inputs.empty() && are_features(inputs.front())});
     if (!step.is_local()) return issued(step, step.inner->allgather(outputs, inputs, opts));
 
     TORCH_CHECK(outputs.size() == 1 && outputs[0].size() == static_cast<size_t>(size_),
@@ -136,8 +143,10 @@ WorkPtr BackendLofi::LOFI_ALL_GATHER_SINGLE(at::Tensor &output, at::Tensor &inpu
         auto out = as_view(output), in = as_view(input);
         return LOFI_ALL_GATHER_SINGLE(out, in, opts);
     }
-    auto step = begin(
-        {.collective = LOFI_ALL_GATHER, .device = input.device(), .bytes = bytes_of({input})});
+    auto step = begin({.collective = LOFI_ALL_GATHER,
+                       .device = input.device(),
+                       .bytes = bytes_of({input}),
+                       .holds_features = are_features(input)});
     if (!step.is_local()) {
         return issued(step, step.inner->LOFI_ALL_GATHER_SINGLE(output, input, opts));
     }

@@ -60,10 +60,10 @@ class PySource : public InnerSource {
         py::gil_scoped_acquire gil;
         source_.attr("leave_split")(parent, device);
     }
-    bool stays_in_node() override
+    bool note_gather() override
     {
         py::gil_scoped_acquire gil;
-        return source_.attr("stays_in_node")().cast<bool>();
+        return source_.attr("note_gather")().cast<bool>();
     }
     void before_implicit(const std::string &collective, uint64_t bytes) override
     {

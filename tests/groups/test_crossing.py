@@ -194,24 +194,4 @@ def test_a_small_broadcast_of_every_step_is_said_once(steps, numel, told):
         assert seen == [1] * steps
         assert len(said) == (1 if told and rank == 0 else 0), said
     if told:
-        assert "LOFI_NODE_BROADCASTS=test_crossing.py:" in results[0][2][0]
-
-
-@pytest.mark.parametrize("strict", ["0", "1"])
-@pytest.mark.parametrize("places", ["test_crossing.py", "x.py, groups", "all"])
-def test_listed_broadcasts_stay_inside_the_node(places, strict):
-    env = {"LOFI_NODE_BROADCASTS": places, "LOFI_STRICT": strict}
-    for rank, result in enumerate(run_nodes(_decides_in_every_step, 4, 1, env=env)):
-        seen, objects, said, crossed = result
-        root = rank // 2 * 2 + 1  # the image of rank 1
-        assert seen == [root] * 4
-        assert objects == [root]
-        assert said == []
-        assert crossed == 0
-
-
-@pytest.mark.parametrize("places", ["crossing.py", "test_crossing", "roups", "test_crossing.py:1"])
-def test_other_broadcasts_are_real(places):
-    env = {"LOFI_NODE_BROADCASTS": places}
-    results = run_nodes(_decides_in_every_step, 2, 1, env=env)
-    assert all(seen == [1, 1] and objects == [1] for seen, objects, *_ in results)
+        assert "LOFI_NODE_CALLS=test_crossing.py:" in results[0][2][0]

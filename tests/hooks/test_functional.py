@@ -46,13 +46,14 @@ def _autograd() -> Any:
 
 
 @pytest.mark.quick
-def test_autograd_of_collectives_is_the_mirrored_worlds():
+def test_autograd_of_collectives_is_the_derivative_of_what_the_node_computes():
     results = run_nodes(_autograd)
     for rank, (gathered, by_list, total, by_sum) in enumerate(results):
         members = [rank // 2 * 2, rank // 2 * 2 + 1]
         assert gathered[:, 0].tolist() == [float(members[place % 2]) for place in range(4)]
-        of_slot = sum(_slot_weights(member)[rank] for member in members)
-        assert torch.allclose(by_list, NODES * of_slot, rtol=1e-12)
+        slots = [rank % 2, 2 + rank % 2]
+        of_slots = sum(_slot_weights(member)[slot] for member in members for slot in slots)
+        assert torch.allclose(by_list, of_slots, rtol=1e-12)
         assert total.tolist() == [NODES * float(sum(members))] * 3
         of_sum = sum(_slot_weights(member)[0] for member in members)
         assert torch.allclose(by_sum, NODES * of_sum, rtol=1e-12)
@@ -122,6 +123,7 @@ def test_every_backward_by_name_and_by_launcher(nodes, tmp_path):
         for name, grad in named.items():
             same = grad == other[name] if isinstance(grad, str) else torch.equal(grad, other[name])
             assert same, (rank, name, grad, other[name])
-        # K times the sum, over this node's ranks, of what each multiplies this rank's slot with.
+        # What this node's ranks multiply the slots of this rank and of its images with.
         mates = (rank // 2 * 2, rank // 2 * 2 + 1)
-        assert named["all_gather"].tolist() == [nodes * sum(7.0 * m + rank for m in mates)] * 3
+        slots = [2 * node + rank % 2 for node in range(nodes)]
+        assert named["all_gather"].tolist() == [sum(7.0 * m + s for m in mates for s in slots)] * 3

@@ -8,21 +8,51 @@ its images in the other nodes, in a round through the store: a few messages, how
 """
 
 import os
+from dataclasses import dataclass
 from typing import Any
 
 import torch.distributed as dist
 
 from lofi.groups import sites
 from lofi.job import job
-from lofi.job.log import log
+from lofi.job.job import PerJob
+from lofi.job.log import log, tell
 from lofi.rounds.board import StoreBoard
 from lofi.rounds.rounds import DIFFERS, Closed, Round
+
+_MOST_GATHERS = 1000  # a gather of each step has shown by then
 
 # Some libraries broadcast by design; for these the warning names the setting that stops it.
 _HOW_TO_AVOID = {
     "accelerate": ". Rank 0 reads the batches for all ranks here (a streamed dataset): "
     "--accelerator_config '{\"dispatch_batches\": false}' lets each rank read its own"
 }
+
+
+@dataclass
+class _Gathers:
+    noted: int = 0
+
+
+_gathers = PerJob(_Gathers)
+
+
+def watch_gather() -> bool:
+    """Note a mirrored gather of features; say once what a loss over them sees. False: enough."""
+    site, gathers = sites.call_site(), _gathers()
+    gathers.noted += 1
+    if not sites.recurs(f"all_gather at {site}"):
+        return gathers.noted < _MOST_GATHERS
+    nodes = job.current().topology.node_count
+    place = os.path.basename(site).partition(":")[0]
+    tell(
+        "warn",
+        f"all_gather at {site} comes in every step, and gives each node its own features {nodes} "
+        "times, in place of other nodes'. A contrastive loss counts each negative as often, and "
+        f"some take copies of a sample for its negatives. LOFI_NODE_CALLS={place} lets the code "
+        "there see its node as the world (docs/contrastive.md)",
+    )
+    return False
 
 
 class Checker:
@@ -50,13 +80,14 @@ class Checker:
                 "and every node waits for it. LOFI_STRICT=1 refuses such calls; "
                 'with lofi.scope("world"): says that it is meant' + _HOW_TO_AVOID.get(library, ""),
             )
-        if collective == "broadcast" and not library and sites.recurs(site, size):
+        may_stay = collective == "broadcast" and not library and sites.is_small(size)
+        if may_stay and sites.recurs(f"{collective} at {site}"):
             log(
                 level,
                 f"{collective} at {site} comes in every step, so that nodes wait for each other "
                 "in every step. If it only keeps ranks alike or tells them of a decision, "
-                f"LOFI_NODE_BROADCASTS={os.path.basename(site)} keeps it inside each node: there "
-                "it comes from the rank at the root's place",
+                f"LOFI_NODE_CALLS={os.path.basename(site)} keeps it inside each node, which that "
+                "line then sees as the world",
             )
         # Machines may have the script at different paths, so only the file's name is compared.
         self.compare(f"{collective} at {os.path.basename(site)}")

@@ -8,7 +8,7 @@ from typing import Any
 import torch.distributed as dist
 from torch.distributed import distributed_c10d as c10d
 
-from lofi.groups import crossing, lookup, sites
+from lofi.groups import crossing, lookup
 from lofi.groups.debug import wrap_for_debug
 from lofi.job import job
 from lofi.job.native import _C
@@ -187,8 +187,8 @@ class Source:
         unwrapped(parent).perform_nocolor_split(device)
 
     @not_compiled
-    def stays_in_node(self) -> bool:
-        return sites.is_listed(job.current().settings.node_broadcasts)
+    def note_gather(self) -> bool:
+        return crossing.watch_gather()
 
     @not_compiled
     def before_implicit(self, collective: str, size: int) -> None:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """The places in a script, or in a library that it uses, from which collectives are called."""
 
-import inspect
 import os
 import sys
 from dataclasses import dataclass, field
@@ -14,48 +13,48 @@ from lofi.job.job import PerJob
 
 _TORCH = os.path.dirname(os.path.abspath(dist.__file__))
 _LOFI = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_UNKNOWN = "an unknown place"
 
 _RECURS = 3  # consecutive steps
 _SMALL_BYTES = 4096  # a decision or a counter; a batch is larger
 
 
-def call_site() -> str:
-    """file:line of the innermost Python frame outside of torch.distributed and lofi."""
-    frame: FrameType | None = sys._getframe(1)
+def call_site(frame: FrameType | None = None) -> str:
+    """file:line of the innermost Python frame outside of torch.distributed and lofi, from `frame`
+    outwards."""
+    frame = frame or sys._getframe(1)
     while frame is not None:
         path = os.path.abspath(frame.f_code.co_filename)
         if not path.startswith((_TORCH, _LOFI)) and not frame.f_code.co_filename.startswith("<"):
             return f"{path}:{frame.f_lineno}"
         frame = frame.f_back
-    return "an unknown place"
+    return _UNKNOWN
 
 
-def _is_in_broadcast_of_objects() -> bool:
-    """A script that imported the function before lofi came calls torch's own, in which only the
-    root has anything to send: it has to be real (see hooks/objects.py)."""
-    frame: FrameType | None = sys._getframe(1)
-    code = inspect.unwrap(dist.broadcast_object_list).__code__
+def direct_call_site(frame: FrameType | None) -> str:
+    """The same, if torch.distributed was called from there and not by lofi."""
     while frame is not None:
-        if frame.f_code is code:
-            return True
+        path = os.path.abspath(frame.f_code.co_filename)
+        if path.startswith(_LOFI):
+            break
+        if not path.startswith(_TORCH):
+            return call_site(frame)
         frame = frame.f_back
-    return False
+    return _UNKNOWN
 
 
-def is_listed(places: str) -> bool:
-    """Whether the call comes from one of these places (LOFI_NODE_BROADCASTS): each is `all`, or a
-    part of a path that begins and ends at a separator: `train.py`, `train.py:120`, `lightning`."""
-    if not places or _is_in_broadcast_of_objects():
-        return False
-    words = [place.strip().strip("/") for place in places.split(",")]
-    site = f"/{call_site().lstrip('/')}/".replace(":", "/")
-    return any(word == "all" or (word and f"/{word.replace(':', '/')}/" in site) for word in words)
+def is_listed(site: str, places: str) -> bool:
+    """Whether a call site is one of these places (LOFI_NODE_CALLS): each is a part of a path that
+    begins and ends at a separator: `loss.py`, `train.py:120`, `lightning`; or `all`."""
+    words = [place.strip().strip("/").replace(":", "/") for place in places.split(",")]
+    path = f"/{site.lstrip('/')}/".replace(":", "/")
+    return any(word == "all" or (word and f"/{word}/" in path) for word in words)
 
 
 @dataclass
 class _Steps:
     now: int = 0  # steps so far
-    # By place: the last step in which it was called, and in how many consecutive ones it was.
+    # By call: the last step in which it was made, and in how many consecutive ones it was.
     calls: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
@@ -69,13 +68,16 @@ def _step(count: int) -> None:
 events.backward_synchronised.subscribe(_step)
 
 
-def recurs(site: str, size: int) -> bool:
-    """Note a call of `size` bytes. True once for each place that has made small calls in several
-    consecutive steps."""
+def recurs(call: str) -> bool:
+    """Note a call. True once for each that was made in several consecutive steps."""
     steps = _steps()
-    last, count = steps.calls.get(site, (-1, 0))
-    if size > _SMALL_BYTES or steps.now == last:
+    last, count = steps.calls.get(call, (-1, 0))
+    if steps.now == last:
         return False
     count = count + 1 if steps.now == last + 1 else 1
-    steps.calls[site] = (steps.now, count)
+    steps.calls[call] = (steps.now, count)
     return count == _RECURS
+
+
+def is_small(size: int) -> bool:
+    return size <= _SMALL_BYTES

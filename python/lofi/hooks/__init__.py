@@ -6,9 +6,9 @@ tables by identity (lofi.job.job), so that deepcopy and pickle of a wrapped mode
 hook calls the original unless a lofi group that spans nodes is involved.
 """
 
-from lofi.hooks import c10d, dcp, ddp, fsdp, functional, objects, optimizer, refuse
+from lofi.hooks import c10d, dcp, ddp, fsdp, functional, objects, optimizer, refuse, view
 
 
 def install() -> None:
-    for module in (c10d, ddp, fsdp, functional, objects, optimizer, refuse, dcp):
+    for module in (c10d, ddp, fsdp, functional, objects, optimizer, refuse, dcp, view):
         module.install()

@@ -24,8 +24,8 @@ PLANNED = {
 _OF_JOBS = (
     Setting("node_size", 0, "count"),  # ranks in a node; 0: as the launcher or the hosts say
     Setting("strict", False, "flag", is_shared=True),  # refuse what would cross nodes unasked
-    # Places of the script whose broadcasts stay inside the node while nodes train apart.
-    Setting("node_broadcasts", "", "text", is_shared=True),
+    # Places of the script that see their node as the world while nodes train apart.
+    Setting("node_calls", "", "text", is_shared=True),
     # Inside a machine, tensors on the CPU go through shared memory, not gloo.
     Setting("shm", True, "flag", is_shared=True),
     Setting("timeout", 1800.0, "seconds"),  # that nodes wait for each other
