@@ -34,16 +34,31 @@ Recorder::Entry *find(Recorder &recorder, size_t id, size_t epoch)
     return entry.id_ == id && entry.reset_epoch_ == epoch ? &entry : nullptr;
 }
 
+// The entry to write next. One that is there already keeps its memory.
 Recorder::Entry &next_entry(Recorder &recorder)
 {
     const size_t place = recorder.next_;
     recorder.next_ = (place + 1) % recorder.max_entries_;
-    if (place >= recorder.entries_.size()) {
-        recorder.entries_.emplace_back();
-    } else {
-        recorder.entries_[place] = {};
-    }
-    return recorder.entries_[place];
+    if (place >= recorder.entries_.size()) return recorder.entries_.emplace_back();
+    auto &entry = recorder.entries_[place];
+    entry.start_ = entry.end_ = nullptr;
+    entry.isP2P_ = entry.retired_ = false;
+    entry.duration_.reset();
+    entry.time_discovered_started_.reset();
+    entry.time_discovered_completed_.reset();
+    entry.input_dims_.clear();
+    entry.input_dtypes_.clear();
+    entry.output_dims_.clear();
+    entry.output_dtypes_.clear();
+    entry.sizes_.clear();
+    return entry;
+}
+
+// As it was at the thread's first collective: asking is a system call.
+const std::string &thread_name()
+{
+    static const thread_local std::string name = c10::getThreadName();
+    return name;
 }
 
 // Input sizes come first, then output sizes, in one list; a gather's outputs as one tensor with the
@@ -115,7 +130,7 @@ Flight::Entry Flight::add(const Seen &seen)
     entry.timeout_ms_ = seen.timeout.count();
     describe_tensors(entry, seen, state_->group.getSize());
     entry.thread_id_ = std::this_thread::get_id();
-    entry.thread_name_ = c10::getThreadName();
+    entry.thread_name_ = thread_name();
     recorder.all_pg_status_.try_emplace(state_->id, state_->status);
     state_->status->lastEnqueuedSeq = static_cast<int64_t>(seen.sequence);
     return {this, entry.id_, entry.reset_epoch_, static_cast<int64_t>(seen.sequence)};
