@@ -414,9 +414,8 @@ static void note_end(void *ctx, lofi_status status, const char *error)
 {
     struct turn_log *log = ctx;
     (void)error;
-    log->begun_at_end = status == LOFI_OK && pthread_equal(log->thread, pthread_self()) != 0
-                            ? log->begun
-                            : -1;
+    log->begun_at_end =
+        status == LOFI_OK && pthread_equal(log->thread, pthread_self()) != 0 ? log->begun : -1;
 }
 
 static int run_begun(struct rank *rank)
