@@ -132,12 +132,19 @@ Flight::Entry Flight::add(const Seen &seen)
     entry.thread_id_ = std::this_thread::get_id();
     entry.thread_name_ = thread_name();
     recorder.all_pg_status_.try_emplace(state_->id, state_->status);
-    state_->status->lastEnqueuedSeq = static_cast<int64_t>(seen.sequence);
-    return {this, entry.id_, entry.reset_epoch_, static_cast<int64_t>(seen.sequence)};
+    Entry added{this, entry.id_, entry.reset_epoch_, static_cast<int64_t>(seen.sequence)};
+    state_->status->lastEnqueuedSeq = added.sequence;
+    if (!seen.is_async) { // it begins now: that saves a second look
+        added.begun = std::chrono::steady_clock::now();
+        entry.time_discovered_started_ = entry.time_created_;
+        state_->status->lastStartedSeq = added.sequence;
+    }
+    return added;
 }
 
 void Flight::begun(Entry &entry)
 {
+    if (entry.begun != std::chrono::steady_clock::time_point{}) return;
     entry.begun = std::chrono::steady_clock::now();
     const std::lock_guard<std::mutex> lock(state_->recorder.mutex_);
     state_->status->lastStartedSeq = entry.sequence;
