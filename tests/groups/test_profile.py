@@ -234,6 +234,7 @@ def _with_autograds_profiler() -> Any:
     return _shown(profile)
 
 
+@pytest.mark.quick
 def test_autograds_profiler():
     for events in run_ranks(_with_autograds_profiler, 2):
         assert events == [("all_reduce", [[2, 3]], True, 1)]

@@ -32,11 +32,15 @@ SEEN = """
 """
 
 
-@pytest.mark.parametrize("ranks, environment", [(2, {}), (4, {"LOFI_NODE_SIZE": "2"})])
+@pytest.mark.parametrize(
+    "ranks, environment",
+    [(2, {}), pytest.param(4, {"LOFI_NODE_SIZE": "2"}, marks=pytest.mark.slow)],
+)
 def test_the_profiler_of_pytorchs_tests(ranks, environment):
     outcomes = run_ranks(run_tests, ranks, SEEN.split(), env=environment, timeout=240)
     for outcome in outcomes:
-        failed = {name: text for name, text in outcome.items() if text not in ("passed", "skipped")}
+        fine = ("passed", "skipped", "not in this torch")
+        failed = {name: text for name, text in outcome.items() if text not in fine}
         assert not failed, "\n".join(f"{name}: {text}" for name, text in failed.items())
         skipped = [name for name, text in outcome.items() if text == "skipped"]
         assert all("_group" in name and ranks == 2 for name in skipped)
