@@ -54,6 +54,7 @@ bench: setup test-c
 	$(BIN)/python bench/overhead.py
 	$(BIN)/python bench/all_reduce.py
 	$(BIN)/python bench/ddp_step.py
+	$(BIN)/python bench/trace.py
 	$(BIN)/python bench/average.py
 	$(BIN)/python bench/average_files.py
 	$(BIN)/python bench/gpu_step.py

@@ -15,6 +15,7 @@ namespace lofi {
 BackendComm::BackendComm(std::shared_ptr<lofi_comm> comm, c10::intrusive_ptr<c10d::Backend> gloo)
     : c10d::Backend(gloo->getRank(), gloo->getSize()), comm_(std::move(comm)),
       gloo_(std::move(gloo)), options_(gloo_->getBackendOptions()),
+      flight_(*this, options_->global_ranks_in_group),
       in_flight_(std::make_shared<std::atomic<int>>(0)), pid_(getpid())
 {
 }
@@ -43,16 +44,27 @@ lofi_task BackendComm::task_of(lofi_collective collective, std::chrono::millisec
 
 BackendComm::WorkPtr BackendComm::issue(Call &call)
 {
+    const auto seen = call.seen(++sequence_);
+    if (!is_profiled()) return run(call, seen);
+    return with_param_comms(seen, *this, options_->global_ranks_in_group,
+                            [&] { return run(call, seen); });
+}
+
+BackendComm::WorkPtr BackendComm::run(Call &call, const Seen &seen)
+{
     const auto copy_back = [](const auto &copies) {
         at::AutoDispatchBelowADInplaceOrView below_autograd;
         for (const auto &[to, from] : copies)
             to.copy_(from);
     };
-    auto work = c10::make_intrusive<WorkComm>(call.type, ++sequence_, std::move(call.results));
+    Watch watch(seen, flight_);
+    auto work = c10::make_intrusive<WorkComm>(call.type, seen.sequence, std::move(call.results));
     if (!call.async) {
+        watch.begun();
         for (const auto &task : call.tasks)
             check(lofi_run(comm_.get(), &task));
         copy_back(call.copies);
+        watch.ended(true);
         return work;
     }
     std::function<void()> finish;
@@ -60,7 +72,7 @@ BackendComm::WorkPtr BackendComm::issue(Call &call)
         finish = [copies = std::move(call.copies), copy_back] { copy_back(copies); };
     }
     work->post(comm_, call.tasks.data(), static_cast<int>(call.tasks.size()),
-               std::move(call.tensors), std::move(finish), in_flight_);
+               std::move(call.tensors), std::move(finish), std::move(watch), in_flight_);
     return work;
 }
 
@@ -71,7 +83,7 @@ BackendComm::WorkPtr BackendComm::broadcast(Tensors &tensors, const c10d::Broadc
         !moves(tensors[0]) || !is_block(tensors[0])) {
         return gloo_->broadcast(tensors, opts);
     }
-    Call call{c10d::OpType::BROADCAST, opts.asyncOp, {}, {tensors}};
+    Call call{c10d::OpType::BROADCAST, opts.asyncOp, tensors, {}, {tensors}};
     auto &task = call.tasks.emplace_back(task_of(LOFI_BROADCAST, opts.timeout));
     task.root = static_cast<int>(opts.rootRank);
     task.count = tensors[0].nbytes();
@@ -92,7 +104,7 @@ BackendComm::WorkPtr BackendComm::LOFI_ALL_TO_ALL_SINGLE(at::Tensor &output, at:
         output.size(0) % size_ != 0) {
         return gloo_->LOFI_ALL_TO_ALL_SINGLE(output, input, output_splits, input_splits, opts);
     }
-    Call call{c10d::OpType::ALLTOALL, opts.asyncOp, {}, {{output}}};
+    Call call{c10d::OpType::ALLTOALL, opts.asyncOp, input, {}, {{output}}};
     auto &task = call.tasks.emplace_back(task_of(LOFI_ALL_TO_ALL, opts.timeout));
     task.count = input.nbytes() / size_;
     task.in = call.read(input, output, output.const_data_ptr());
@@ -102,7 +114,7 @@ BackendComm::WorkPtr BackendComm::LOFI_ALL_TO_ALL_SINGLE(at::Tensor &output, at:
 
 BackendComm::WorkPtr BackendComm::barrier(const c10d::BarrierOptions &opts)
 {
-    Call call{c10d::OpType::BARRIER, opts.asyncOp, {}, {}};
+    Call call{c10d::OpType::BARRIER, opts.asyncOp, {}, {}, {}};
     call.tasks.push_back(task_of(LOFI_BARRIER, opts.timeout));
     return issue(call);
 }
@@ -150,6 +162,7 @@ void BackendComm::monitoredBarrier(const c10d::BarrierOptions &opts, bool wait_a
 void BackendComm::setGroupUid(const std::string &uid)
 {
     c10d::Backend::setGroupUid(uid);
+    gloo_->setGroupDesc(getGroupDesc());
     gloo_->setGroupUid(uid);
 }
 

@@ -12,6 +12,7 @@
 
 #include <torch/csrc/distributed/c10d/Backend.hpp>
 
+#include "flight.hpp"
 #include "lofi.h"
 #include "reduction.hpp"
 #include "torch_compat.hpp"
@@ -121,6 +122,7 @@ class BackendComm : public c10d::Backend {
   private:
     struct Call;
     WorkPtr issue(Call &call);
+    WorkPtr run(Call &call, const Seen &seen);
     bool is_root(int64_t rank) const;
     lofi_task task_of(lofi_collective collective, std::chrono::milliseconds timeout) const;
     lofi_task task_of(lofi_collective collective, const Reduction &reduction,
@@ -137,6 +139,7 @@ class BackendComm : public c10d::Backend {
     const std::shared_ptr<lofi_comm> comm_;
     const c10::intrusive_ptr<c10d::Backend> gloo_;
     const c10::intrusive_ptr<Options> options_; // gloo's, which hold the time-out of the group
+    Flight flight_;
     const InFlight in_flight_;
     const int pid_;
     std::atomic<uint64_t> sequence_{0};

@@ -9,6 +9,7 @@
 #include "check.hpp"
 #include "convert.hpp"
 #include "drop_in.hpp"
+#include "seen.hpp"
 #include "session.hpp"
 #include "work_lofi.hpp"
 
@@ -85,12 +86,22 @@ std::string BackendLofi::label_of(Span span) const
 void BackendLofi::name(c10d::Backend &inner, Span span) const
 {
     const auto label = label_of(span);
-    inner.setGroupUid(label.empty() ? getGroupUid() : getGroupUid() + ":" + label);
     inner.setGroupDesc(label.empty() ? getGroupDesc() : getGroupDesc() + " (" + label + ")");
+    inner.setGroupUid(label.empty() ? getGroupUid() : getGroupUid() + ":" + label);
+}
+
+// torch describes a group after it has named it, and does not say when: no function is called that
+// could be overridden.
+void BackendLofi::describe()
+{
+    is_described_ = true;
+    for (auto &entry : inners_.existing())
+        name(*entry.inner.backend, entry.span);
 }
 
 BackendLofi::Step BackendLofi::begin(const Call &call)
 {
+    if (!is_described_ && !getGroupDesc().empty()) describe();
     Step step{{LOFI_DO_REAL, LOFI_ADJUST_NONE, 1, 0, call.root, call.peer}, {}, call.device};
     // A real collective is passed on as it is: what is wrong with it, its backend says.
     if (!single_ && lofi_session_scope(session()) == LOFI_SCOPE_NODE) {
@@ -140,6 +151,13 @@ WorkPtr BackendLofi::issued(const Step &step, WorkPtr work)
         coalescing_->works.push_back(work);
     }
     return work;
+}
+
+// For a collective to a root in another node: nothing to do, but to be seen.
+WorkPtr BackendLofi::absent(const Tensors &tensors, c10d::OpType type) const
+{
+    show_absence(type, tensors);
+    return done_work(tensors);
 }
 
 WorkPtr BackendLofi::then(const Step &step, WorkPtr work, std::function<void()> finish,
@@ -276,7 +294,7 @@ WorkPtr BackendLofi::reduce(Tensors &tensors, const c10d::ReduceOptions &opts)
                        .op = op_of(opts.reduceOp),
                        .is_bool = holds_bool(tensors),
                        .root = static_cast<int>(opts.rootRank)});
-    if (step.is_nothing()) return done_work(tensors);
+    if (step.is_nothing()) return absent(tensors, c10d::OpType::REDUCE);
     if (!step.is_local()) return issued(step, step.inner->reduce(tensors, opts));
 
     auto local = opts;

@@ -167,9 +167,11 @@ class BackendLofi : public c10d::Backend {
     void dress(const c10::intrusive_ptr<c10d::Backend> &inner, c10::DeviceType device, Span span);
     std::string label_of(Span span) const;
     void name(c10d::Backend &inner, Span span) const;
+    void describe();
     Step begin(const Call &call);
     Step begin_all_reduce(const Tensors &tensors, const c10d::ReduceOp &op);
     WorkPtr issued(const Step &step, WorkPtr work);
+    WorkPtr absent(const Tensors &tensors, c10d::OpType type) const;
     WorkPtr allgather_uneven(const Tensors &outputs, const at::Tensor &input,
                              const c10d::AllgatherOptions &opts);
     WorkPtr reduce_scatter_uneven(const at::Tensor &output, const Tensors &inputs,
@@ -195,6 +197,7 @@ class BackendLofi : public c10d::Backend {
     c10::weak_intrusive_ptr<c10d::Backend> last_child_{c10::intrusive_ptr<c10d::Backend>()};
     std::atomic<uint64_t> sequence_{0};
     std::atomic<bool> timeout_was_set_{false};
+    bool is_described_ = false; // the inner backends know getGroupDesc()
 
     struct Coalescing {
         std::vector<c10::intrusive_ptr<c10d::Backend>> started;

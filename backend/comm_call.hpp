@@ -15,12 +15,21 @@ namespace lofi {
 struct BackendComm::Call {
     c10d::OpType type;
     bool async;
+    at::TensorList inputs; // of the user, for those who watch
     c10::SmallVector<lofi_task, 1> tasks;
     TensorLists results;                                        // of the future
     Tensors tensors = {};                                       // what the tasks read and write
     std::forward_list<std::vector<void *>> lists = {};          // of the tasks
     std::vector<std::pair<at::Tensor, at::Tensor>> copies = {}; // to the first from the second
 
+    // To be asked before the results are given away.
+    Seen seen(uint64_t sequence) const
+    {
+        const std::chrono::milliseconds timeout{tasks.front().timeout_ms};
+        Seen seen{type, inputs, {}, async, timeout, sequence};
+        if (!results.empty()) seen.outputs = seen.gathers() ? inputs : results.front();
+        return seen;
+    }
     // The elements in their logical order, as gloo's flat copies have them.
     const void *read(const at::Tensor &tensor)
     {

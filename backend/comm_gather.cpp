@@ -40,7 +40,7 @@ BackendComm::WorkPtr BackendComm::allgather(TensorLists &outputs, Tensors &input
         !are_like(inputs[0], outputs[0])) {
         return gloo_->allgather(outputs, inputs, opts);
     }
-    Call call{c10d::OpType::ALLGATHER, opts.asyncOp, {}, outputs};
+    Call call{c10d::OpType::ALLGATHER, opts.asyncOp, inputs, {}, outputs};
     add_gather(call, outputs[0], inputs[0], opts.timeout);
     return issue(call);
 }
@@ -51,7 +51,7 @@ BackendComm::WorkPtr BackendComm::LOFI_ALL_GATHER_SINGLE(at::Tensor &output, at:
     if (!is_multiple(output, input, size_) || !moves(input)) {
         return gloo_->LOFI_ALL_GATHER_SINGLE(output, input, opts);
     }
-    Call call{c10d::OpType::ALLGATHER, opts.asyncOp, {}, {slots_of(output, size_)}};
+    Call call{c10d::OpType::ALLGATHER, opts.asyncOp, input, {}, {slots_of(output, size_)}};
     add_gather(call, output, input, opts.timeout);
     return issue(call);
 }
@@ -71,7 +71,7 @@ BackendComm::WorkPtr BackendComm::allgather_coalesced(TensorLists &outputs, Tens
               are_like(inputs[i], columns[i]);
     }
     if (!all) return gloo_->allgather_coalesced(outputs, inputs, opts);
-    Call call{c10d::OpType::ALLGATHER_COALESCED, opts.asyncOp, {}, outputs};
+    Call call{c10d::OpType::ALLGATHER_COALESCED, opts.asyncOp, inputs, {}, outputs};
     for (size_t i = 0; i < inputs.size(); ++i)
         add_gather(call, columns[i], inputs[i], opts.timeout);
     return issue(call);
@@ -91,7 +91,7 @@ BackendComm::LOFI_ALL_GATHER_SINGLE_COALESCED(Tensors &outputs, Tensors &inputs,
         for (int rank = 0; rank < size_; ++rank)
             results[rank].push_back(slots[rank]);
     }
-    Call call{c10d::OpType::ALLGATHER_COALESCED, opts.asyncOp, {}, std::move(results)};
+    Call call{c10d::OpType::ALLGATHER_COALESCED, opts.asyncOp, inputs, {}, std::move(results)};
     for (size_t i = 0; i < inputs.size(); ++i)
         add_gather(call, outputs[i], inputs[i], opts.timeout);
     return issue(call);
@@ -107,7 +107,7 @@ BackendComm::WorkPtr BackendComm::gather(TensorLists &outputs, Tensors &inputs,
         fits = outputs[0].size() == static_cast<size_t>(size_) && are_like(inputs[0], outputs[0]);
     }
     if (!fits) return gloo_->gather(outputs, inputs, opts);
-    Call call{c10d::OpType::GATHER, opts.asyncOp, {}, outputs};
+    Call call{c10d::OpType::GATHER, opts.asyncOp, inputs, {}, outputs};
     auto &task = call.tasks.emplace_back(task_of(LOFI_GATHER, opts.timeout));
     task.root = static_cast<int>(opts.rootRank);
     task.count = inputs[0].nbytes();
@@ -129,7 +129,7 @@ BackendComm::WorkPtr BackendComm::gather_single(at::Tensor &output, at::Tensor &
         (at_root && !is_multiple(output, input, size_))) {
         return gloo_->gather_single(output, input, opts);
     }
-    Call call{c10d::OpType::GATHER, opts.asyncOp, {}, {}};
+    Call call{c10d::OpType::GATHER, opts.asyncOp, input, {}, {}};
     auto &task = call.tasks.emplace_back(task_of(LOFI_GATHER, opts.timeout));
     task.root = static_cast<int>(opts.rootRank);
     task.count = input.nbytes();

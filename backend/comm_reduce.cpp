@@ -46,7 +46,7 @@ BackendComm::WorkPtr BackendComm::all_reduce(Tensors &tensors, const c10d::Allre
                                              const std::optional<Reduction> &reduction)
 {
     if (!reduction) return gloo_->allreduce(tensors, opts);
-    Call call{c10d::OpType::ALLREDUCE, opts.asyncOp, {}, {tensors}};
+    Call call{c10d::OpType::ALLREDUCE, opts.asyncOp, tensors, {}, {tensors}};
     auto &task = call.tasks.emplace_back(task_of(LOFI_ALL_REDUCE, *reduction, opts.timeout));
     task.count = tensors[0].numel();
     task.in = task.out = call.block(tensors[0]);
@@ -58,7 +58,7 @@ BackendComm::WorkPtr BackendComm::all_reduce_coalesced(Tensors &tensors,
                                                        const std::optional<Reduction> &reduction)
 {
     if (!reduction) return gloo_->allreduce_coalesced(tensors, opts);
-    Call call{c10d::OpType::ALLREDUCE_COALESCED, opts.asyncOp, {}, {tensors}};
+    Call call{c10d::OpType::ALLREDUCE_COALESCED, opts.asyncOp, tensors, {}, {tensors}};
     for (const auto &tensor : tensors) {
         auto &task = call.tasks.emplace_back(task_of(LOFI_ALL_REDUCE, *reduction, opts.timeout));
         keep_truth(task, tensor);
@@ -75,7 +75,7 @@ BackendComm::WorkPtr BackendComm::reduce_to_root(Tensors &tensors, const c10d::R
     if (!is_root(opts.rootRank) || opts.rootTensor != 0 || !reduction) {
         return gloo_->reduce(tensors, opts);
     }
-    Call call{c10d::OpType::REDUCE, opts.asyncOp, {}, {tensors}};
+    Call call{c10d::OpType::REDUCE, opts.asyncOp, tensors, {}, {tensors}};
     auto &task = call.tasks.emplace_back(task_of(LOFI_REDUCE, *reduction, opts.timeout));
     task.root = static_cast<int>(opts.rootRank);
     task.count = tensors[0].numel();
@@ -97,7 +97,7 @@ BackendComm::WorkPtr BackendComm::reduce_scatter(Tensors &outputs, TensorLists &
     if (!reduction) {
         return gloo_->reduce_scatter(outputs, inputs, opts);
     }
-    Call call{c10d::OpType::REDUCE_SCATTER, opts.asyncOp, {}, {outputs}};
+    Call call{c10d::OpType::REDUCE_SCATTER, opts.asyncOp, inputs[0], {}, {outputs}};
     auto &task = call.tasks.emplace_back(task_of(LOFI_REDUCE_SCATTER, *reduction, opts.timeout));
     task.count = outputs[0].numel();
     task.in_list = call.inputs_of(inputs[0], outputs[0], rank_);
@@ -127,7 +127,7 @@ BackendComm::WorkPtr BackendComm::LOFI_REDUCE_SCATTER_SINGLE(at::Tensor &output,
 {
     const auto reduction = scatter_of(output, input, opts.reduceOp);
     if (!reduction) return gloo_->LOFI_REDUCE_SCATTER_SINGLE(output, input, opts);
-    Call call{c10d::OpType::_REDUCE_SCATTER_BASE, opts.asyncOp, {}, {{output}}};
+    Call call{c10d::OpType::_REDUCE_SCATTER_BASE, opts.asyncOp, input, {}, {{output}}};
     add_scatter(call, output, input, *reduction, opts.timeout);
     return issue(call);
 }
@@ -145,7 +145,7 @@ BackendComm::LOFI_REDUCE_SCATTER_SINGLE_COALESCED(Tensors &outputs, Tensors &inp
     if (inputs.empty() || reductions.size() != inputs.size()) {
         return gloo_->LOFI_REDUCE_SCATTER_SINGLE_COALESCED(outputs, inputs, opts);
     }
-    Call call{c10d::OpType::_REDUCE_SCATTER_BASE, opts.asyncOp, {}, {outputs}};
+    Call call{c10d::OpType::_REDUCE_SCATTER_BASE, opts.asyncOp, inputs, {}, {outputs}};
     for (size_t i = 0; i < inputs.size(); ++i)
         add_scatter(call, outputs[i], inputs[i], reductions[i], opts.timeout);
     return issue(call);

@@ -235,7 +235,7 @@ WorkPtr BackendLofi::gather(TensorLists &outputs, Tensors &inputs, const c10d::G
                        .device = device_of(inputs),
                        .bytes = bytes_of(inputs),
                        .root = static_cast<int>(opts.rootRank)});
-    if (step.is_nothing()) return done_work(inputs);
+    if (step.is_nothing()) return absent(inputs, c10d::OpType::GATHER);
     if (!step.is_local()) return issued(step, step.inner->gather(outputs, inputs, opts));
 
     auto local_opts = opts;
@@ -270,7 +270,7 @@ WorkPtr BackendLofi::gather_single(at::Tensor &output, at::Tensor &input,
                        .device = input.device(),
                        .bytes = bytes_of({input}),
                        .root = static_cast<int>(opts.rootRank)});
-    if (step.is_nothing()) return done_work({input});
+    if (step.is_nothing()) return absent({input}, c10d::OpType::GATHER);
     if (!step.is_local()) return issued(step, step.inner->gather_single(output, input, opts));
 
     auto local_opts = opts;

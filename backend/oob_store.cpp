@@ -40,7 +40,7 @@ lofi_status store_allgather(void *ctx, const void *mine, size_t bytes, void *all
         try {
             boot.store->wait(keys, boot.timeout);
         } catch (const std::exception &) {
-            lofi_set_error("rank %d waited %lld s %s for rank(s) %s of %d: %s",
+            lofi_set_error("Timed out waiting: rank %d waited %lld s %s for rank(s) %s of %d: %s",
                            boot.label(boot.rank),
                            static_cast<long long>(boot.timeout.count() / 1000), boot.when.c_str(),
                            missing_ranks(boot).c_str(), boot.world_size, boot.advice.c_str());

@@ -57,3 +57,16 @@
 #define LOFI_HAS_VIRTUAL_BOUND_DEVICE 1
 #define LOFI_HAS_EPHEMERAL_TIMEOUT 1
 #endif
+
+// Traces say since 2.12 whether a collective was asynchronous.
+#ifdef RECORD_PARAM_COMMS_DATA_WITH_ASYNC_OP
+#define LOFI_RECORD_PARAM_COMMS(is_async, ...)                                                     \
+    RECORD_PARAM_COMMS_DATA_WITH_ASYNC_OP(__VA_ARGS__, is_async)
+#else
+#define LOFI_RECORD_PARAM_COMMS(is_async, ...) RECORD_PARAM_COMMS_DATA(__VA_ARGS__)
+#endif
+
+// 2.15 exports where the flight recorder is.
+#if LOFI_TORCH_AT_LEAST(15)
+#define LOFI_HAS_FLIGHT_RECORDER 1
+#endif

@@ -25,6 +25,11 @@ void end(Share &share)
     share.in_flight->notify_all();
 }
 
+void on_begun(void *ctx) noexcept
+{
+    static_cast<Posted *>(ctx)->begun();
+}
+
 void on_done(void *ctx, lofi_status status, const char *text) noexcept
 {
     std::unique_ptr<Share> own(static_cast<Share *>(ctx));
@@ -120,6 +125,7 @@ bool Posted::request_done(lofi_status status, const char *text) noexcept
         }
     }
     finish_ = nullptr;
+    watch_.ended(!error_ && !failed);
     tensors_.clear();
     std::lock_guard<std::mutex> lock(mutex_);
     if (failed) error_ = failed;
@@ -155,12 +161,17 @@ WorkComm::~WorkComm()
         lofi_request_destroy(request);
 }
 
-void WorkComm::post(const std::shared_ptr<lofi_comm> &comm, const lofi_task *tasks, int count,
-                    std::vector<at::Tensor> tensors, std::function<void()> finish,
+void WorkComm::post(const std::shared_ptr<lofi_comm> &comm, lofi_task *tasks, int count,
+                    std::vector<at::Tensor> tensors, std::function<void()> finish, Watch watch,
                     InFlight in_flight)
 {
     comm_ = comm;
-    auto posted = c10::make_intrusive<Posted>(count, std::move(tensors), std::move(finish));
+    auto posted =
+        c10::make_intrusive<Posted>(count, std::move(tensors), std::move(finish), std::move(watch));
+    if (posted->is_watched()) {
+        tasks[0].begun = on_begun;
+        tasks[0].begun_ctx = posted.get();
+    }
     requests_.reserve(count);
     for (int i = 0; i < count; ++i) {
         auto share = std::make_unique<Share>(Share{posted, in_flight});

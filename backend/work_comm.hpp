@@ -15,6 +15,7 @@
 #include <torch/csrc/distributed/c10d/Work.hpp>
 
 #include "lofi.h"
+#include "seen.hpp"
 
 namespace lofi {
 
@@ -27,8 +28,9 @@ using InFlight = std::shared_ptr<std::atomic<int>>;
 class Posted : public c10::intrusive_ptr_target {
   public:
     // `finish` runs when all requests have succeeded, before the work is done.
-    Posted(int requests, std::vector<at::Tensor> tensors, std::function<void()> finish)
-        : remaining_(requests), tensors_(std::move(tensors)), finish_(std::move(finish))
+    Posted(int requests, std::vector<at::Tensor> tensors, std::function<void()> finish, Watch watch)
+        : remaining_(requests), tensors_(std::move(tensors)), finish_(std::move(finish)),
+          watch_(std::move(watch))
     {
     }
 
@@ -38,6 +40,15 @@ class Posted : public c10::intrusive_ptr_target {
     // A future with `value`, from now on if there was none.
     c10::intrusive_ptr<c10::ivalue::Future> future(c10::IValue value, const c10::TypePtr &type);
 
+    // Whether begun() has to be called, on the thread that runs the first request.
+    bool is_watched() const
+    {
+        return !watch_.is_idle();
+    }
+    void begun() noexcept
+    {
+        watch_.begun();
+    }
     // One request has ended (or could not be posted). True: it was the last, and complete() has to
     // be called, on a thread that may run what users attach to a future if has_future().
     bool request_done(lofi_status status, const char *text) noexcept;
@@ -52,6 +63,7 @@ class Posted : public c10::intrusive_ptr_target {
     std::exception_ptr error_; // the first
     std::vector<at::Tensor> tensors_;
     std::function<void()> finish_;
+    Watch watch_;
     c10::intrusive_ptr<c10::ivalue::Future> future_;
     c10::IValue value_; // of future_, until it has it: complete() completes it
 };
@@ -68,8 +80,9 @@ class WorkComm : public c10d::Work {
     ~WorkComm() override;
 
     // Posts the tasks, and is done when the last of them is. Throws if the first is refused.
-    void post(const std::shared_ptr<lofi_comm> &comm, const lofi_task *tasks, int count,
-              std::vector<at::Tensor> tensors, std::function<void()> finish, InFlight in_flight);
+    void post(const std::shared_ptr<lofi_comm> &comm, lofi_task *tasks, int count,
+              std::vector<at::Tensor> tensors, std::function<void()> finish, Watch watch,
+              InFlight in_flight);
 
     bool isCompleted() override
     {

@@ -46,9 +46,10 @@ static lofi_status refuse_few(const lofi_node_report *reports, int nodes, int pr
             (size_t)snprintf(list + used, sizeof list - used, "%s%d", used > 0 ? ", " : "", node);
     }
     if (used >= sizeof list - 24) snprintf(list + used, sizeof list - used, " ...");
-    lofi_set_error("%d of %d nodes came to the average, at least %d have to (LOFI_MIN_NODES); "
-                   "missing: %s. Wait longer (LOFI_TIMEOUT), or allow fewer nodes",
-                   present, nodes, min_nodes, list);
+    lofi_set_error(
+        "Timed out waiting: %d of %d nodes came to the average, at least %d have to "
+        "(LOFI_MIN_NODES); missing: %s. Wait longer (LOFI_TIMEOUT), or allow fewer nodes",
+        present, nodes, min_nodes, list);
     return LOFI_PEER_LOST;
 }
 

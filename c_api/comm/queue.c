@@ -84,6 +84,7 @@ static lofi_status run_task(const lofi_comm *comm, const struct lofi_request *re
 {
     const lofi_task *task = &request->task;
     const struct lofi__turn turn = {.in_background = in_background, .ticket = request->ticket};
+    if (task->begun != NULL) task->begun(task->begun_ctx);
     return comm->transport->run[task->collective](comm->state, task, &turn);
 }
 

@@ -134,6 +134,8 @@ static void clear_all(lofi_task *task)
     *task = none;
     task->collective = given.collective;
     task->timeout_ms = given.timeout_ms;
+    task->begun = given.begun;
+    task->begun_ctx = given.begun_ctx;
 }
 
 static lofi_status check_kind(const lofi_comm *comm, const lofi_task *task)

@@ -134,6 +134,10 @@ const char *lofi_comm_transport(const lofi_comm *comm); /* static storage */
  * it from NCCL, or by their deadlines, and not which rank it was.) */
 void lofi_comm_abort(lofi_comm *comm);
 
+/* Called when a collective begins to run, on the thread that runs it: that of lofi_run, or of
+ * lofi_done_fn below. It must not issue, wait, nor destroy the communicator. */
+typedef void (*lofi_begun_fn)(void *ctx);
+
 /*
  * One collective. `count` is the number of elements in one slot: what a rank gives and gets in
  * all_reduce, reduce and broadcast, what a rank gives to all_gather and gather, and what a rank
@@ -163,7 +167,7 @@ void lofi_comm_abort(lofi_comm *comm);
  */
 typedef struct lofi_task {
     size_t size;
-    lofi_collective collective; /* those above, and LOFI_BARRIER, which reads no other field */
+    lofi_collective collective; /* those above, and LOFI_BARRIER, which moves no data */
     lofi_dtype dtype;
     lofi_op op;     /* read for reductions only */
     double factor;  /* read for LOFI_PREMUL_SUM only */
@@ -174,11 +178,13 @@ typedef struct lofi_task {
     void *out;
     const void *const *in_list;
     void *const *out_list;
+    lofi_begun_fn begun; /* NULL: nobody wants to know. Not called if the communicator is broken */
+    void *begun_ctx;     /* borrowed until then, or until the collective is done */
 } lofi_task;
 #define LOFI_TASK_INIT                                                                             \
     {                                                                                              \
         sizeof(lofi_task), LOFI_BARRIER, LOFI_BYTES, LOFI_SUM, 1.0, 0, 0, 0, NULL, NULL, NULL,     \
-            NULL                                                                                   \
+            NULL, NULL, NULL                                                                       \
     }
 
 /*

@@ -217,8 +217,8 @@ static lofi_status ask(struct lofi__nccl *nccl, const char *where)
 static lofi_status give_up(struct lofi__nccl *nccl, const char *where)
 {
     lofi__nccl_abort(nccl);
-    lofi_set_error("%s: not done in time on rank %d: another rank did not come, or is in another "
-                   "collective",
+    lofi_set_error("%s: Timed out waiting: not done in time on rank %d: another rank did not come, "
+                   "or is in another collective",
                    where, nccl->members->label[nccl->members->rank]);
     return LOFI_TIMED_OUT;
 }

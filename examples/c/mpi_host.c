@@ -26,8 +26,8 @@ static lofi_status finish(const struct mpi_host *host, const char *what, int cod
     if (code == MPI_SUCCESS) code = MPI_Test(request, &done, MPI_STATUS_IGNORE);
     while (code == MPI_SUCCESS && !done) {
         if (MPI_Wtime() > until) {
-            lofi_set_error("%s: rank %d of %d has waited %d ms for the others", what, host->rank,
-                           host->count, host->timeout_ms);
+            lofi_set_error("%s: Timed out waiting: rank %d of %d has waited %d ms for the others",
+                           what, host->rank, host->count, host->timeout_ms);
             return LOFI_TIMED_OUT;
         }
         sched_yield(); /* there may be more ranks than cores */

@@ -397,6 +397,53 @@ static int run_posts(struct rank *rank)
     return test_failures != 0;
 }
 
+/* A caller hears of the beginning where the collective runs: of a posted one not before its turn. */
+struct turn_log {
+    pthread_t thread;
+    int begun, begun_at_end;
+};
+
+static void note_begun(void *ctx)
+{
+    struct turn_log *log = ctx;
+    log->thread = pthread_self();
+    log->begun++;
+}
+
+static void note_end(void *ctx, lofi_status status, const char *error)
+{
+    struct turn_log *log = ctx;
+    (void)error;
+    log->begun_at_end =
+        status == LOFI_OK && pthread_equal(log->thread, pthread_self()) != 0 ? log->begun : -1;
+}
+
+static int run_begun(struct rank *rank)
+{
+    lofi_comm *comm = ranks_comm(rank, 10000);
+    struct turn_log logs[2] = {{0}}, now = {0};
+    lofi_request *requests[2];
+    lofi_task task = LOFI_TASK_INIT;
+
+    task.begun = note_begun;
+    for (int i = 0; i < 2; i++) {
+        task.begun_ctx = &logs[i];
+        ASSERT(lofi_post(comm, &task, note_end, &logs[i], &requests[i]) == LOFI_OK);
+    }
+    for (int i = 0; i < 2; i++) {
+        EXPECT(lofi_request_wait(requests[i], 5000) == LOFI_OK);
+        lofi_request_destroy(requests[i]);
+    }
+    task.begun_ctx = &now;
+    EXPECT(lofi_run(comm, &task) == LOFI_OK);
+    EXPECT(now.begun == 1 && pthread_equal(now.thread, pthread_self()) != 0);
+    EXPECT(logs[0].begun_at_end == 1 && logs[1].begun_at_end == 1);
+    lofi_comm_abort(comm);
+    EXPECT(lofi_run(comm, &task) != LOFI_OK);
+    lofi_comm_destroy(comm);
+    return test_failures != 0;
+}
+
 /* A wait with a limit that passes leaves the collective alone. */
 static int run_impatient(struct rank *rank)
 {
@@ -511,6 +558,7 @@ int main(void)
     EXPECT(ranks_all_passed(3, 30, run_barriers, NULL));
     EXPECT(ranks_all_passed(2, 30, run_posts, NULL));
     EXPECT(ranks_all_passed(3, 30, run_posts, NULL));
+    EXPECT(ranks_all_passed(2, 30, run_begun, NULL));
     EXPECT(ranks_all_passed(2, 30, run_impatient, NULL));
     EXPECT(ranks_all_passed(2, 30, run_post_behind, NULL));
     EXPECT(ranks_all_passed(RANKS_MOST, 60, run_many, NULL));

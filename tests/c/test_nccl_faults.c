@@ -149,7 +149,7 @@ static void init_failure(struct gpu *gpu)
         atomic_fetch_add(&gpu->flags[0], 1);
     } else {
         CHECK(st == LOFI_TIMED_OUT);
-        CHECK_ERROR("making test: not done in time on rank");
+        CHECK_ERROR("making test: Timed out waiting: not done in time on rank");
         CHECK(gpus_now() - began < 5);
         atomic_fetch_add(&gpu->flags[1], 1);
     }
@@ -231,7 +231,7 @@ static void lonely_split(struct gpu *gpu)
         options.timeout_ms = SHORT_MS;
         options.name = "column 0";
         CHECK(lofi_comm_create(&options, NULL, NULL, &part) == LOFI_TIMED_OUT);
-        CHECK_ERROR("making column 0: not done in time on rank 0");
+        CHECK_ERROR("making column 0: Timed out waiting: not done in time on rank 0");
         atomic_store(&gpu->flags[0], 1);
         CHECK(lofi_barrier(world) != LOFI_OK); /* the parent is gone with it */
         CHECK(gpus_split(gpu, world, 0, 0, 1, &part) == LOFI_PEER_LOST);
@@ -337,7 +337,8 @@ static void late(struct gpu *gpu)
         const double began = gpus_now();
         task.timeout_ms = SHORT_MS;
         CHECK(lofi_run(comm, &task) == LOFI_TIMED_OUT);
-        CHECK_ERROR("barrier of test: not done in time on rank 0: another rank did not come");
+        CHECK_ERROR("barrier of test: Timed out waiting: not done in time on rank 0: another rank "
+                    "did not come");
         CHECK(gpus_now() - began > 1e-3 * SHORT_MS && gpus_now() - began < 5);
         CHECK(sum(comm, data) == LOFI_TIMED_OUT);
         CHECK_ERROR("broken since");

@@ -40,7 +40,8 @@ static void test_members(void)
 
     /* one that came broken still came */
     EXPECT(decide(5) == LOFI_PEER_LOST);
-    EXPECT_ERROR("4 of 5 nodes came to the average, at least 5 have to (LOFI_MIN_NODES); missing: "
+    EXPECT_ERROR("Timed out waiting: 4 of 5 nodes came to the average, at least 5 have to "
+                 "(LOFI_MIN_NODES); missing: "
                  "1.");
     reports[0].present = 0;
     EXPECT(decide(4) == LOFI_PEER_LOST);

@@ -36,7 +36,10 @@ def test_a_node_that_stopped_early_is_named():
     for error in results[2:]:
         assert error.type == "DistBackendError", error
         assert "broadcast at test_crossing.py:" in error.text
-        assert "node 0 did not come to it within 1.5 s (LOFI_TIMEOUT)" in error.text
+        assert (
+            ": Timed out waiting: node 0 did not come to it within 1.5 s (LOFI_TIMEOUT)"
+            in error.text
+        )
         assert 1.4 < error.seconds < 10
 
 
@@ -58,7 +61,7 @@ def test_one_node_averages_while_the_other_broadcasts():
     results = run_nodes(_averages_while_the_other_broadcasts, env={"LOFI_TIMEOUT": "2"})
     for error, phase in results[:2]:
         assert error.type == "DistBackendError", error
-        assert "node(s) [1] did not come within 2 s" in error.text
+        assert " Timed out waiting: node(s) [1] did not come within 2 s" in error.text
         assert "keeps its own weights" in error.text
         assert phase == "train"
     for error, _ in results[2:]:

@@ -130,6 +130,7 @@ def _nobody_else() -> Any:
 def test_a_rank_that_does_not_make_its_communicator_is_named():
     (one,) = run_ranks(_nobody_else, 1)
     assert one.error == "DistBackendError"
+    assert " Timed out waiting: " in one.text
     assert "rank 5 waited 1 s to share memory in node 2 for rank(s) 7 of 2" in one.text
 
 

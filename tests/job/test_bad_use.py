@@ -282,6 +282,7 @@ def _waits_for_a_rank(folder: str) -> Any:
 def test_a_rank_that_never_comes(tmp_path):
     for result in run_nodes(_waits_for_a_rank, str(tmp_path))[:3]:
         own, from_env = result
+        assert " Timed out waiting: rank" in own.text, own
         assert "waited 2 s at start for rank(s) 3 of 4" in own.text, own
         assert "DistBackendError" in own.kinds, own
         assert 1.5 < own.seconds < 8

@@ -8,15 +8,18 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from harness.rank_jobs import (
     equal,
     job,
     net,
+    raised,
     run_nodes,
     train,
     weights,
     wrapped,
 )
+from harness.ranks import run_ranks
 from torch import nn
 
 
@@ -57,3 +60,18 @@ def test_copies_of_a_wrapped_model_carry_nothing_of_lofis():
         assert all(equal(own, other) for other in copies)
         assert unchanged
         assert not named
+
+
+def _counts_alone() -> Any:
+    from lofi.models.tracked import count_everywhere
+
+    with job(timeout=1.0):
+        if dist.get_rank() == 0:
+            return raised(count_everywhere, 1, dist.group.WORLD)
+    return None
+
+
+def test_a_rank_that_does_not_say_how_many_copies_it_has():
+    error, _ = run_ranks(_counts_alone, 2)
+    assert error.type == "DistBackendError", error
+    assert ": Timed out waiting: ranks [1] did not say within 1 s" in error.text

@@ -140,13 +140,14 @@ class Checker:
                 "node must reach an exchange that crosses nodes the same number of times; skip it "
                 "on all nodes, or average first (lofi.finalize_average)"
             )
+        late = f"lofi: {tag}: Timed out waiting:"
         if meeting.member in closed.missing:
             raise dist.DistBackendError(
-                f"lofi: {tag}: this node came to it after the others had given up waiting "
+                f"{late} this node came to it after the others had given up waiting "
                 f"({limit:g} s, LOFI_TIMEOUT)"
             )
         if closed.missing:
             raise dist.DistBackendError(
-                f"lofi: {tag}: node {nodes[closed.missing[0]]} did not come to it within {limit:g} "
-                "s (LOFI_TIMEOUT). It may have stopped early or failed; its own log says more"
+                f"{late} node {nodes[closed.missing[0]]} did not come to it within {limit:g} s "
+                "(LOFI_TIMEOUT). It may have stopped early or failed; its own log says more"
             )

@@ -16,7 +16,8 @@ _hook_ids = itertools.count(7_001)
 
 
 def install() -> None:
-    # gloo and NCCL record their own collectives; torch's recorder on top would cost every call.
+    # gloo and NCCL record their own collectives, and BackendComm those through shared memory.
+    # torch's hook would record all of them once more.
     recording: set[str] = getattr(c10d, "_FR_SELF_RECORDING_BACKENDS", set())
     recording.add("lofi")
     wrap(c10d, "_create_process_group_wrapper", _wrap_unless_lofi)

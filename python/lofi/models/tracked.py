@@ -118,8 +118,8 @@ def count_everywhere(count: int, group: Any) -> int:
     closed = meeting.meet(limit, what, word=str(count), stop=progress.of_job().any_failed)
     if closed.missing:
         raise dist.DistBackendError(
-            f"lofi: ranks {closed.missing} did not say within {limit:g} s (the timeout of the "
-            "group) how many copies (EMA) of the model they hold: have they ended?"
+            f"lofi: Timed out waiting: ranks {closed.missing} did not say within {limit:g} s (the "
+            "timeout of the group) how many copies (EMA) of the model they hold: have they ended?"
         )
     return closed.value
 
