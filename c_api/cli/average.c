@@ -5,6 +5,7 @@
  */
 #define _GNU_SOURCE
 #include "cli/cli.h"
+#include "cli/findings.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -53,7 +54,10 @@ static const char help[] =
     "Sums are taken in float64 in the order of the inputs and rounded once, so the result is the\n"
     "same on every machine. OUT appears when it is complete. Where it came from is in its "
     "metadata:\n"
-    "lofi info OUT.\n";
+    "lofi info OUT.\n"
+    "\n"
+    "Exit code: 0 done; 3 done, with numbers in OUT that are not finite, or did not fit its type:\n"
+    "each is named on stderr and in --json; 1 failed; 2 wrong arguments.\n";
 
 enum {
     OPTION_ONLY = 256,
@@ -103,10 +107,22 @@ static void note_signal(int number)
     signal_seen = number;
 }
 
+/* The context of the library's calls. */
+struct progress {
+    int is_shown;
+    struct cli_findings findings;
+};
+
+static void note_finding(void *ctx, const lofi_finding *finding)
+{
+    struct progress *progress = ctx;
+    cli_findings_add(&progress->findings, finding);
+}
+
 static int show_progress(void *ctx, uint64_t done, uint64_t total)
 {
-    const int *is_shown = ctx;
-    if (*is_shown) {
+    const struct progress *progress = ctx;
+    if (progress->is_shown) {
         fprintf(stderr, "\r%3d%% of ",
                 total > 0 ? (int)(100.0 * (double)done / (double)total) : 100);
         cli_print_bytes(stderr, total);
@@ -250,22 +266,26 @@ static double seconds(void)
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
-static void print_json(const struct arguments *a, const lofi_average_report *r, double duration)
+static void print_json(const struct arguments *a, const lofi_average_report *r, double duration,
+                       struct cli_findings *findings)
 {
     printf("{\"output\": ");
     cli_print_json(stdout, a->options.out);
     printf(", \"inputs\": %d, \"averaged\": %" PRIu64 ", \"copied\": %" PRIu64
            ", \"bytes_read\": %" PRIu64 ", \"bytes_written\": %" PRIu64 ", \"files\": %" PRIu64
-           ", \"threads\": %d, \"verified\": %s, \"seconds\": %.3f}\n",
+           ", \"threads\": %d, \"verified\": %s, \"seconds\": %.3f, ",
            a->options.input_count, r->averaged_count, r->copied_count, r->bytes_read,
            r->bytes_written, r->file_count, r->threads, a->options.verify ? "true" : "false",
            duration);
+    cli_findings_print(findings, stdout);
+    printf("}\n");
 }
 
-static void print_report(const struct arguments *a, const lofi_average_report *r, double duration)
+static void print_report(const struct arguments *a, const lofi_average_report *r, double duration,
+                         struct cli_findings *findings)
 {
     if (a->is_json) {
-        print_json(a, r, duration);
+        print_json(a, r, duration, findings);
         return;
     }
     if (a->is_quiet) return;
@@ -290,20 +310,8 @@ static void catch_signals(void)
             sigaction(caught[i], &action, NULL);
 }
 
-static int run(struct arguments *a)
+static int fail(int is_shown)
 {
-    int is_shown = !a->is_quiet && !a->is_json && isatty(STDERR_FILENO);
-    lofi_average_report report;
-
-    a->options.progress = show_progress;
-    a->options.ctx = &is_shown;
-    catch_signals();
-    const double begin = seconds();
-    const lofi_status st = lofi_average_files(&a->options, &report);
-    if (st == LOFI_OK) {
-        print_report(a, &report, seconds() - begin);
-        return CLI_DONE;
-    }
     if (is_shown) fputc('\n', stderr);
     cli_fail();
     if (signal_seen != 0) {
@@ -311,6 +319,28 @@ static int run(struct arguments *a)
         raise(signal_seen);
     }
     return CLI_FAILED;
+}
+
+static int run(struct arguments *a)
+{
+    struct progress progress = {!a->is_quiet && !a->is_json && isatty(STDERR_FILENO), {0}};
+    lofi_average_report report;
+
+    a->options.progress = show_progress;
+    a->options.finding = note_finding;
+    a->options.ctx = &progress;
+    int code = cli_findings_open(&progress.findings, &a->options);
+    if (code == CLI_DONE) {
+        catch_signals();
+        const double begin = seconds();
+        if (lofi_average_files(&a->options, &report) != LOFI_OK)
+            code = fail(progress.is_shown);
+        else
+            print_report(a, &report, seconds() - begin, &progress.findings);
+    }
+    if (code == CLI_DONE && progress.findings.is_spoilt) code = CLI_SPOILT;
+    cli_findings_close(&progress.findings);
+    return code;
 }
 
 int cli_average(int argc, char **argv)

@@ -80,6 +80,21 @@ lofi_status lofi_names_select(const char *only, const char *skip, const char *co
  * LOFI_STATE and nothing left behind. */
 typedef int (*lofi_progress_fn)(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
 
+/* Numbers that an average should not have: an input's that are not finite, or results that do not
+ * fit. What is the same infinity in all that is averaged (a mask) is none. */
+typedef struct lofi_finding {
+    const char *tensor;
+    int input; /* index of the input that has them, `input_count` for the base. -1: numbers of
+                         the output that are beyond the range of its dtype (or of the sum), while all
+                         that they are the average of are finite */
+    const char *file; /* that has the tensor */
+    uint64_t count;   /* numbers: halves of complex ones count by themselves */
+    int is_averaged; /* 0: the input has weight 0, or alpha leaves it out: they are in no average */
+} lofi_finding;
+
+/* Called on the calling thread, with pointers that are valid for the call. */
+typedef void (*lofi_finding_fn)(void *ctx, const lofi_finding *finding);
+
 typedef struct lofi_average_files_options {
     size_t size;
     const char *const *inputs; /* paths as for lofi_checkpoint_open, all borrowed for the call */
@@ -102,12 +117,14 @@ typedef struct lofi_average_files_options {
                                   once more, by plain C, before it gets its name */
     int sha256;           /* 1: the metadata get the SHA-256 of each input file */
     lofi_progress_fn progress; /* may be NULL */
-    void *ctx;
+    void *ctx;                 /* of both functions */
+    lofi_finding_fn finding;   /* may be NULL: gets each finding once the output has its name; the
+                                  log warns of them, too */
 } lofi_average_files_options;
 #define LOFI_AVERAGE_FILES_OPTIONS_INIT                                                            \
     {                                                                                              \
         sizeof(lofi_average_files_options), NULL, 0, NULL, NULL, NULL, 1.0, NULL, NULL, NULL, 0,   \
-            0, 0, 0, 0, 0, 0, NULL, NULL                                                           \
+            0, 0, 0, 0, 0, 0, NULL, NULL, NULL                                                     \
     }
 
 typedef struct lofi_average_report {
@@ -129,6 +146,11 @@ typedef struct lofi_average_report {
  * `dtype`. Inputs may have the tensor in other float dtypes. The bits do not depend on threads or
  * the CPU, and are those of lofi_finalize_average.
  *
+ *   Zeros      What has the factor 0 (a weight, alpha, 1 - alpha) is left out of the sum, so that
+ *              its infinities and NaN are not in the average. It has to fit all the same.
+ *   Finite     An average of numbers that are not finite is written as the formula has it, and so
+ *              is one that its dtype can't hold (infinity; in F8_E4M3 the largest number). Each is
+ *              a lofi_finding. Of tensors that are not averaged nothing is found.
  *   Dtypes     F64, F32, F16, BF16, F8_E4M3, F8_E5M2 are averaged; C64 as two F32, without `dtype`.
  *              Integers and BOOL have to be equal in all inputs (and the base): `integers_first`.
  *              All others (FNUZ, E8M0, F6, F4) have to be equal.

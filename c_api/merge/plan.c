@@ -11,6 +11,7 @@
 #include "core/mem.h"
 #include "core/options.h"
 #include "kernels/kernels.h"
+#include "merge/mix.h"
 
 #include <string.h>
 
@@ -184,6 +185,7 @@ lofi_status lofi__plan_create(const lofi_average_files_options *options, struct 
 
     lofi_status st = read_options(options, plan, &selection);
     if (st == LOFI_OK) st = open_sources(plan);
+    if (st == LOFI_OK) st = lofi__mixing_create(plan);
     if (st == LOFI_OK) st = create_jobs(plan, &selection);
     lofi__selection_clear(&selection);
     if (st == LOFI_OK) st = lofi__plan_lay_out(plan);
@@ -199,6 +201,7 @@ void lofi__plan_clear(struct lofi__plan *plan)
         lofi__mem_destroy(plan->outputs[i].path);
         lofi__mem_destroy(plan->outputs[i].header);
     }
+    lofi__mixing_clear(&plan->mixing);
     lofi__mem_destroy(plan->outputs);
     lofi__mem_destroy(plan->sources);
     lofi__mem_destroy(plan->jobs);
