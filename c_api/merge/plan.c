@@ -130,6 +130,10 @@ static lofi_status create_jobs(struct lofi__plan *plan, const struct lofi__selec
     const lofi_checkpoint *first = plan->sources[0];
     uint64_t selected = 0;
 
+    if (first->count == 0) {
+        lofi_set_error("%s: it has no tensors: there is nothing to average", first->path);
+        return LOFI_INVALID;
+    }
     plan->job_count = first->count;
     plan->jobs = lofi__mem_create(first->count, sizeof *plan->jobs);
     plan->places =
