@@ -36,6 +36,9 @@ static const char help[] =
     "      --only REGEX       average only the tensors whose name matches (POSIX extended); the\n"
     "                         others are copied from the first input\n"
     "      --skip REGEX       the same for those whose name does not match\n"
+    "      --strip-prefix P   take P (such as module.) off the names of each input of which all "
+    "begin\n"
+    "                         with it; may be given again\n"
     "      --dtype TYPE       write floats as float64, float32, float16, bfloat16, float8_e4m3fn\n"
     "                         or float8_e5m2 (default: each as in the first input)\n"
     "      --int equal|first  integers and bools: have to be equal in all inputs (default), or "
@@ -68,31 +71,35 @@ enum {
     OPTION_FSYNC,
     OPTION_VERIFY,
     OPTION_SHA256,
+    OPTION_STRIP_PREFIX,
     OPTION_JSON
 };
 
-static const struct option longs[] = {{"output", required_argument, NULL, 'o'},
-                                      {"weights", required_argument, NULL, 'w'},
-                                      {"base", required_argument, NULL, 'b'},
-                                      {"alpha", required_argument, NULL, 'a'},
-                                      {"only", required_argument, NULL, OPTION_ONLY},
-                                      {"skip", required_argument, NULL, OPTION_SKIP},
-                                      {"dtype", required_argument, NULL, OPTION_DTYPE},
-                                      {"int", required_argument, NULL, OPTION_INT},
-                                      {"shard-size", required_argument, NULL, OPTION_SHARD_SIZE},
-                                      {"force", no_argument, NULL, 'f'},
-                                      {"fsync", no_argument, NULL, OPTION_FSYNC},
-                                      {"verify", no_argument, NULL, OPTION_VERIFY},
-                                      {"sha256", no_argument, NULL, OPTION_SHA256},
-                                      {"threads", required_argument, NULL, 'j'},
-                                      {"quiet", no_argument, NULL, 'q'},
-                                      {"json", no_argument, NULL, OPTION_JSON},
-                                      {"help", no_argument, NULL, 'h'},
-                                      {NULL, 0, NULL, 0}};
+static const struct option longs[] = {
+    {"output", required_argument, NULL, 'o'},
+    {"weights", required_argument, NULL, 'w'},
+    {"base", required_argument, NULL, 'b'},
+    {"alpha", required_argument, NULL, 'a'},
+    {"only", required_argument, NULL, OPTION_ONLY},
+    {"skip", required_argument, NULL, OPTION_SKIP},
+    {"dtype", required_argument, NULL, OPTION_DTYPE},
+    {"int", required_argument, NULL, OPTION_INT},
+    {"shard-size", required_argument, NULL, OPTION_SHARD_SIZE},
+    {"force", no_argument, NULL, 'f'},
+    {"fsync", no_argument, NULL, OPTION_FSYNC},
+    {"verify", no_argument, NULL, OPTION_VERIFY},
+    {"strip-prefix", required_argument, NULL, OPTION_STRIP_PREFIX},
+    {"sha256", no_argument, NULL, OPTION_SHA256},
+    {"threads", required_argument, NULL, 'j'},
+    {"quiet", no_argument, NULL, 'q'},
+    {"json", no_argument, NULL, OPTION_JSON},
+    {"help", no_argument, NULL, 'h'},
+    {NULL, 0, NULL, 0}};
 
 struct arguments {
     lofi_average_files_options options;
     const char *weights; /* as given */
+    const char **prefixes;
     int has_alpha, is_quiet, is_json, is_help;
 };
 
@@ -223,6 +230,9 @@ static int take_option(struct arguments *a, int option, char *value)
     case 'f':
         o->force = 1;
         break;
+    case OPTION_STRIP_PREFIX:
+        a->prefixes[o->strip_count++] = value;
+        break;
     case OPTION_FSYNC:
         o->fsync = 1;
         break;
@@ -343,32 +353,49 @@ static int run(struct arguments *a)
     return code;
 }
 
-int cli_average(int argc, char **argv)
+/* `weights` has room for one number for each word of the command. */
+static int run_with(struct arguments *a, double *weights)
 {
-    struct arguments a = {.options = LOFI_AVERAGE_FILES_OPTIONS_INIT};
+    if (a->weights != NULL && !parse_weights(a->weights, weights, a->options.input_count))
+        return cli_misuse("average", "--weights is '%s': give %d numbers with commas between them",
+                          a->weights, a->options.input_count);
+    if (a->weights != NULL) a->options.weights = weights;
+    if (lofi_average_files_check(&a->options) != LOFI_OK)
+        return cli_misuse("average", "%s", lofi_last_error());
+    return run(a);
+}
+
+static int read_and_run(int argc, char **argv, struct arguments *a, double *weights)
+{
     int option;
 
     while ((option = cli_next_option(argc, argv, ":o:w:b:a:j:fqh", longs)) != -1) {
-        const int code = take_option(&a, option, optarg);
+        const int code = take_option(a, option, optarg);
         if (code != CLI_DONE) return code;
     }
-    if (a.is_help) {
+    if (a->is_help) {
         fputs(help, stdout);
         return CLI_DONE;
     }
-    a.options.inputs = (const char *const *)argv + optind;
-    a.options.input_count = argc - optind;
-    int code = check_arguments(&a);
-    if (code != CLI_DONE) return code;
-    double *weights = calloc((size_t)a.options.input_count, sizeof *weights);
-    if (weights == NULL) return cli_fail_for_memory();
-    if (a.weights != NULL && !parse_weights(a.weights, weights, a.options.input_count))
-        code = cli_misuse("average", "--weights is '%s': give %d numbers with commas between them",
-                          a.weights, a.options.input_count);
-    if (a.weights != NULL) a.options.weights = weights;
-    if (code == CLI_DONE && lofi_average_files_check(&a.options) != LOFI_OK)
-        code = cli_misuse("average", "%s", lofi_last_error());
-    if (code == CLI_DONE) code = run(&a);
+    a->options.inputs = (const char *const *)argv + optind;
+    a->options.input_count = argc - optind;
+    const int code = check_arguments(a);
+    return code == CLI_DONE ? run_with(a, weights) : code;
+}
+
+int cli_average(int argc, char **argv)
+{
+    struct arguments a = {.options = LOFI_AVERAGE_FILES_OPTIONS_INIT};
+    double *weights = calloc((size_t)argc, sizeof *weights);
+    int code = CLI_FAILED;
+
+    a.prefixes = calloc((size_t)argc, sizeof *a.prefixes);
+    a.options.strip_prefixes = a.prefixes;
+    if (weights != NULL && a.prefixes != NULL)
+        code = read_and_run(argc, argv, &a, weights);
+    else
+        cli_fail_for_memory();
+    free(a.prefixes);
     free(weights);
     return code;
 }

@@ -49,16 +49,27 @@ struct pair {
     FILE *to;
 };
 
+/* The sign of a NaN says nothing, and printf shows it. */
+static double shown(double value)
+{
+    return value == value ? value : fabs(value);
+}
+
 static double rms_of(const lofi_difference *d)
 {
-    return d->count > 0 ? sqrt(d->square / (double)d->count) : 0;
+    return d->count > 0 ? shown(sqrt(d->square / (double)d->count)) : 0;
+}
+
+static double distance_of(const lofi_difference *d)
+{
+    return shown(sqrt(d->square));
 }
 
 /* 1 for two zeros: they are the same. */
 static double cosine_of(const lofi_difference *d)
 {
     const double size = sqrt(d->square_a) * sqrt(d->square_b);
-    if (size > 0 || size != size) return d->dot / size;
+    if (size > 0 || size != size) return shown(d->dot / size);
     return d->square_a == d->square_b ? 1 : 0;
 }
 
@@ -69,7 +80,7 @@ static void print_values(FILE *to, const lofi_difference *d)
         double value;
     } values[] = {{"max", d->max},
                   {"rms", rms_of(d)},
-                  {"distance", sqrt(d->square)},
+                  {"distance", distance_of(d)},
                   {"cosine", cosine_of(d)}};
 
     fprintf(to, "\"equal\": %s, \"count\": %" PRIu64, d->equal ? "true" : "false", d->count);
@@ -92,7 +103,7 @@ static void print_tensor(struct pair *p, const char *name, const lofi_difference
     }
     if (p->printed++ == 0) fprintf(p->to, "%11s %11s %12s  tensor\n", "max", "rms", "cosine");
     if (d->count > 0)
-        fprintf(p->to, "%11.4g %11.4g %12.9f  ", d->max, rms_of(d), cosine_of(d));
+        fprintf(p->to, "%11.4g %11.4g %12.9f  ", shown(d->max), rms_of(d), cosine_of(d));
     else
         fprintf(p->to, "%36s  ", d->equal ? "equal" : "different");
     cli_print_text(p->to, name);
@@ -181,8 +192,8 @@ static void print_sum(const struct pair *p)
     fprintf(p->to, "%" PRIu64 " tensors are equal, %" PRIu64 " differ", p->equal, p->different);
     if (p->missing > 0) fprintf(p->to, ", %" PRIu64 " are in one only", p->missing);
     if (p->different > 0 && p->sum.count > 0)
-        fprintf(p->to, "; all: max %.4g, rms %.4g, distance %.6g, cosine %.9f", p->sum.max,
-                rms_of(&p->sum), sqrt(p->sum.square), cosine_of(&p->sum));
+        fprintf(p->to, "; all: max %.4g, rms %.4g, distance %.6g, cosine %.9f", shown(p->sum.max),
+                rms_of(&p->sum), distance_of(&p->sum), cosine_of(&p->sum));
     fputc('\n', p->to);
 }
 
@@ -260,7 +271,7 @@ static void fill(const struct matrices *m, int i, int j, const struct pair *p)
 {
     const int has_sum = p->sum.count > 0;
 
-    set(m, m->distance, i, j, has_sum ? sqrt(p->sum.square) : NOTHING);
+    set(m, m->distance, i, j, has_sum ? distance_of(&p->sum) : NOTHING);
     set(m, m->cosine, i, j, has_sum ? cosine_of(&p->sum) : NOTHING);
     set(m, m->unmeasured, i, j, (double)p->unmeasured);
     set(m, m->missing, i, j, (double)p->missing);

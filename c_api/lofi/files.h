@@ -120,11 +120,15 @@ typedef struct lofi_average_files_options {
     void *ctx;                 /* of both functions */
     lofi_finding_fn finding;   /* may be NULL: gets each finding once the output has its name; the
                                   log warns of them, too */
+    const char *const *strip_prefixes; /* taken off the names of each source of which all begin
+                                          with it ("module."), each once; one that none has is
+                                          LOFI_INVALID. All else goes by the names that are left */
+    int strip_count;
 } lofi_average_files_options;
 #define LOFI_AVERAGE_FILES_OPTIONS_INIT                                                            \
     {                                                                                              \
         sizeof(lofi_average_files_options), NULL, 0, NULL, NULL, NULL, 1.0, NULL, NULL, NULL, 0,   \
-            0, 0, 0, 0, 0, 0, NULL, NULL, NULL                                                     \
+            0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, 0                                            \
     }
 
 typedef struct lofi_average_report {
@@ -157,6 +161,10 @@ typedef struct lofi_average_report {
  *   Names      The first input and every other (and the base) have the same selected tensors, with
  *              the same shapes, in whatever files. What is not selected comes from the first, as it
  *              is, and may be missing elsewhere. If `only` or `skip` is given, it has to leave one.
+ *   Tied       A tensor that a checkpoint has and another lacks is no error if it is equal, bit for
+ *              bit, to another tensor of its checkpoint that both have, and no constant: the other
+ *              model is tied, and has one for both. It is in the average if the first input has it.
+ *              The log tells it.
  *   Files      Tensors stay in the order and files of the first input; if their sizes change, the
  *              largest elements come first, so that data stay aligned. Shards of another size have
  *              the first's names with other numbers ("model" if it is a file by itself). A folder
