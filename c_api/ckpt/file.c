@@ -72,7 +72,7 @@ static lofi_status read_length(struct lofi__file *file, uint64_t *length)
     unsigned char bytes[LENGTH_BYTES];
 
     if (size < LENGTH_BYTES) {
-        lofi_set_error("%s: %" PRIu64 " bytes are too few for a safetensors file: its copy or its "
+        lofi_set_error("%s: %" PRIu64 " bytes are too few for a checkpoint: its copy or its "
                        "download did not end",
                        file->path, size);
         return LOFI_CORRUPT;

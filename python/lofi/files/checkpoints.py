@@ -16,7 +16,10 @@ from typing import Any
 
 import torch
 
-from lofi.files.contents import load_pickled, save, tensors_of, with_tensors
+from lofi.files import names as naming
+from lofi.files.contents import load_pickled, refused_classes, save, tensors_of, with_tensors
+from lofi.files.numbers import Findings, Mix
+from lofi.job.log import log
 from lofi.job.native import _C
 
 INTEGERS = ("equal", "first")
@@ -39,6 +42,7 @@ def average_checkpoints(
     skip: str | None = None,
     dtype: str | torch.dtype | None = None,
     integers: str = "equal",
+    strip_prefix: str | Sequence[str] = (),
     force: bool = False,
 ) -> None:
     """Write the average of checkpoints to `out`, in the format of the first (tensors by name, of
@@ -55,8 +59,15 @@ def average_checkpoints(
     dtype: of the output's real floating-point tensors (torch.bfloat16, "bfloat16" or "bf16", ...);
         by default each one's own.
     integers: "equal", integers and booleans that differ are an error, or "first".
+    strip_prefix: one or several beginnings of names ("module." of DDP, "_orig_mod." of
+        torch.compile), each taken off in the inputs (in nested files: the dicts of tensors) all of
+        whose names have it; one that is nowhere is an error. `only` and `skip` see what is left.
     force: replace an output that exists; of a folder, the checkpoint in it: what else lies there
         stays.
+    A tensor that one input lacks is no error if it is tied in another: equal, bit for bit, to one
+    that both have. NaN, infinities and averages beyond the range of their dtype are written, and
+    warned of; what has the factor 0 (a weight, alpha) is left out of the sum with them.
+
     TypeError, ValueError, FileExistsError or RuntimeError say what is wrong; nothing is written
     then, nor after Ctrl-C.
     """
@@ -72,6 +83,9 @@ def average_checkpoints(
     if (base is None) != (alpha is None):
         raise ValueError("lofi: base and alpha belong together: give both, or neither")
     alpha = 1.0 if alpha is None else alpha
+    prefixes = [strip_prefix] if isinstance(strip_prefix, str) else list(strip_prefix)
+    if any(not isinstance(prefix, str) or not prefix for prefix in prefixes):
+        raise ValueError(f"lofi: strip_prefix is {strip_prefix!r}: give texts that are not empty")
     for word, expression in (("only", only), ("skip", skip)):
         if expression and "\0" in expression:
             raise ValueError(f"lofi: {word} has a NUL in it")
@@ -87,6 +101,7 @@ def average_checkpoints(
         "only": only,
         "skip": skip,
         "dtype": dtype,
+        "strip_prefixes": prefixes,
     }
     for path in inputs:
         if not os.path.lexists(path):
@@ -113,7 +128,7 @@ def average_checkpoints(
         return
     _refuse_target(target, inputs, force, first)
     if first == "a folder of torch.distributed.checkpoint":
-        _average_sharded(names, target, origin, integers=integers, **how)
+        _average_sharded(names, target, origin, force, integers=integers, **how)
     else:
         if target.endswith(".safetensors") and not _is_flat(_load(names[0])):
             raise ValueError(
@@ -163,11 +178,29 @@ def _load(path: str) -> Any:
     except FileNotFoundError:
         raise
     except Exception as error:
+        _refuse_foreign(path)
+        names = refused_classes(path)
+        why = f"it names {', '.join(names)}" if names else _reason(error)
         raise ValueError(
-            f"lofi: {path} can't be read safely: it is damaged, or holds more than tensors and "
-            "plain values, such as a whole module; save its state_dict() instead, or allow its "
-            f"classes with torch.serialization.add_safe_globals ({_reason(error)})"
+            f"lofi: {path} can't be read safely: it is damaged or cut short, or holds more than "
+            "tensors and plain values, such as a whole module; save its state_dict() instead, or "
+            f"allow its classes with torch.serialization.add_safe_globals ({why})"
         ) from error
+
+
+def _refuse_foreign(path: str) -> None:
+    """Raises the sentence for what torch.save did not write: a pointer of Git LFS, a web page."""
+    with open(path, "rb") as file:
+        head = file.read(2)
+    if head == b"PK" or (len(head) == 2 and head[0] == 0x80 and head[1] <= 5):
+        return
+    try:
+        _C.open_checkpoint(path)
+    except (ValueError, RuntimeError) as error:
+        why = str(error).split("\n")[0].removeprefix(f"lofi: {path}: ")
+    else:
+        why = "it is one of safetensors: give it a name that ends in .safetensors"
+    raise ValueError(f"lofi: {path} is no file of torch.save: {why}")
 
 
 def _reason(error: Exception) -> str:
@@ -186,19 +219,26 @@ def _average_pickled(
     skip: str | None,
     dtype: str | None,
     integers: str,
+    strip_prefixes: list[str],
     labels: list[str] | None = None,
 ) -> Any:
     """`labels`: what errors call the paths, and the base last."""
     paths = [*paths, *([base] if base else [])]
     labels = labels or paths
     contents = [_load(path) for path in paths]
+    naming.strip(contents, strip_prefixes)
     found = [_named(content, label) for content, label in zip(contents, labels, strict=True)]
+    if not found[0]:
+        raise ValueError(f"lofi: {labels[0]} has no tensors: there is nothing to average")
     selected = [_selected(tensors, only, skip) for tensors in found]
-    if found[0] and not selected[0]:
+    if not selected[0]:
         raise ValueError(
             f"lofi: {labels[0]}: none of its tensors is selected: "
             f"only is {only!r}, skip is {skip!r}"
         )
+    _match_names(contents, found, selected, labels)
+    mix = Mix(len(paths) - bool(base), weights, base is not None, alpha)
+    findings = Findings(labels, mix)
     averaged: dict[tuple, torch.Tensor] = {}  # by where the data lie in all files: tied ones once
     put: dict[str, torch.Tensor] = {}
     for name, tensor in found[0].items():
@@ -211,12 +251,42 @@ def _average_pickled(
             continue
         key = tuple(_place(one) for one in same)
         if key not in averaged:
-            averaged[key] = _average(name, same, labels, weights, base is not None, alpha, dtype)
+            averaged[key] = _average(name, same, labels, findings, dtype)
         put[name] = averaged[key]
-    for names, label in zip(selected, labels, strict=True):
-        if rest := names - found[0].keys():
-            raise ValueError(f"lofi: {labels[0]} has no tensor {min(rest)}, {label} has")
+    findings.tell()
     return with_tensors(contents[0], put)
+
+
+def _match_names(
+    contents: list[Any],
+    found: list[dict[str, torch.Tensor]],
+    selected: list[set[str]],
+    labels: list[str],
+) -> None:
+    """What one has and another lacks is tied to what both have, or refused. What is tied stands in
+    `found` under the name that was missing, where the first has that."""
+    for at in range(1, len(found)):
+        for name in found[0]:
+            if name in selected[0] and name not in found[at]:
+                twin = naming.find_tied(name, found[0], found[at])
+                _tell_tied(name, twin, contents, labels, 0, at)
+                found[at][name] = found[at][str(twin)]
+        for name in found[at]:
+            if name in selected[at] and name not in found[0]:
+                _tell_tied(
+                    name, naming.find_tied(name, found[at], found[0]), contents, labels, at, 0
+                )
+
+
+def _tell_tied(
+    name: str, twin: str | None, contents: list[Any], labels: list[str], owner: int, other: int
+) -> None:
+    missing = f"{labels[other]} has no tensor {name}, {labels[owner]} has"
+    if twin is None:
+        why = naming.hint(contents[owner], labels[owner], contents[other], labels[other])
+        raise ValueError(f"lofi: {missing}{why or ', not tied to one that is in both'}")
+    stands = "which stands for it there" if owner == 0 else "and not in the average, either"
+    log("warn", f"{missing}: it is tied to {twin}, being equal to it, {stands}")
 
 
 def _selected(names: Iterable[str], only: str | None, skip: str | None) -> set[str]:
@@ -256,8 +326,6 @@ def _named(content: Any, label: str) -> dict[str, torch.Tensor]:
 def _tensor_of(
     name: str, first: torch.Tensor, found: dict[str, torch.Tensor], path: str
 ) -> torch.Tensor:
-    if name not in found:
-        raise ValueError(f"lofi: {path} has no tensor {name}")
     tensor = found[name]
     if _has_mean(tensor) != _has_mean(first):
         raise ValueError(f"lofi: {name} is {tensor.dtype} in {path}, {first.dtype} in the first")
@@ -281,9 +349,7 @@ def _average(
     name: str,
     tensors: list[torch.Tensor],
     labels: list[str],
-    weights: Sequence[float] | None,
-    has_base: bool,
-    alpha: float,
+    findings: Findings,
     dtype: str | None,
 ) -> torch.Tensor:
     is_complex = any(tensor.is_complex() for tensor in tensors)
@@ -294,15 +360,17 @@ def _average(
         raise ValueError(f"lofi: dtype is {dtype!r}; use a name such as 'bfloat16'")
     out = torch.empty(tensors[0].shape, dtype=wanted)
     inputs = [tensor.resolve_conj().resolve_neg().contiguous() for tensor in tensors]
-    base = inputs.pop() if has_base else None
     try:
-        _C.mean(out, inputs, list(weights) if weights is not None else None, base, alpha)
+        findings.mix.run(out, inputs)
     except ValueError as error:
         raise ValueError(f"lofi: {name} of {labels[0]} and others: {error}") from error
+    findings.look(name, out, inputs)
     return out
 
 
-def _average_sharded(names: list[str], target: str, base: str | None, **how: Any) -> None:
+def _average_sharded(
+    names: list[str], target: str, base: str | None, is_forced: bool, **how: Any
+) -> None:
     """torch's converter writes a file of torch.save for each folder, and these are averaged."""
     from torch.distributed.checkpoint.format_utils import dcp_to_torch_save, torch_save_to_dcp
 
@@ -324,7 +392,17 @@ def _average_sharded(names: list[str], target: str, base: str | None, **how: Any
         if os.path.isdir(target):
             _replace_sharded(made, target.rstrip(os.sep), folder + "-old")
         else:
-            os.rename(made, target)
+            _name_sharded(made, target, folder + "-old", is_forced)
+
+
+def _name_sharded(made: str, target: str, old: str, is_forced: bool) -> None:
+    """With force the target may have come meanwhile, of another process: the last one stays."""
+    try:
+        os.rename(made, target)
+    except OSError:
+        if not is_forced or not os.path.isdir(target):
+            raise
+        _replace_sharded(made, target.rstrip(os.sep), old)
 
 
 def _replace_sharded(made: str, target: str, old: str) -> None:
