@@ -19,8 +19,11 @@ static const char help[] =
     "prints for each tensor that differs the largest and the root-mean-square difference and the\n"
     "cosine of the angle between them; of several, the distance of each to each.\n"
     "\n"
-    "  -a, --all     also tensors that are equal\n"
-    "      --json    as JSON\n"
+    "  -a, --all             also tensors that are equal\n"
+    "      --strip-prefix P  take P (such as module.) off the names of each of which all begin "
+    "with\n"
+    "                        it; may be given again\n"
+    "      --json            as JSON\n"
     "  -h, --help\n"
     "\n"
     "Distances are those of floats. Of several, tensors that differ and hold none, or have\n"
@@ -31,11 +34,13 @@ static const char help[] =
 /* Stands for what was not compared; neither a distance nor a cosine. */
 #define NOTHING (-HUGE_VAL)
 
-enum { OPTION_JSON = 256 };
-static const struct option longs[] = {{"all", no_argument, NULL, 'a'},
-                                      {"json", no_argument, NULL, OPTION_JSON},
-                                      {"help", no_argument, NULL, 'h'},
-                                      {NULL, 0, NULL, 0}};
+enum { OPTION_JSON = 256, OPTION_STRIP_PREFIX };
+static const struct option longs[] = {
+    {"all", no_argument, NULL, 'a'},
+    {"strip-prefix", required_argument, NULL, OPTION_STRIP_PREFIX},
+    {"json", no_argument, NULL, OPTION_JSON},
+    {"help", no_argument, NULL, 'h'},
+    {NULL, 0, NULL, 0}};
 
 struct pair {
     const lofi_checkpoint *a, *b;
@@ -325,13 +330,52 @@ static int diff_many(lofi_checkpoint **all, char *const *paths, int count, int i
     return code;
 }
 
-int cli_diff(int argc, char **argv)
+/* Two that have no name in common may have been saved by different wrappers. */
+static void warn_of_names(const lofi_checkpoint *a, const lofi_checkpoint *b, const char *a_path,
+                          const char *b_path)
 {
-    int option, shows_all = 0, is_json = 0;
+    char hint[1024];
+    lofi_tensor t;
+
+    for (uint64_t i = 0; i < lofi_checkpoint_count(a); i++)
+        if (lofi_checkpoint_get(a, i, &t) == LOFI_OK && lofi_checkpoint_find(b, t.name) >= 0)
+            return;
+    lofi_checkpoints_hint(a, b, hint, sizeof hint);
+    if (hint[0] != '\0')
+        lofi_log(LOFI_LOG_WARN, "%s and %s have no tensor of the same name%s", a_path, b_path,
+                 hint);
+}
+
+struct arguments {
+    int shows_all, is_json;
+    const char **prefixes;
+    int prefix_count;
+};
+
+static int diff(lofi_checkpoint **all, char *const *paths, int count, const struct arguments *a)
+{
+    if (lofi_checkpoints_strip(all, count, a->prefixes, a->prefix_count) != LOFI_OK)
+        return cli_fail();
+    for (int i = 1; i < count; i++)
+        warn_of_names(all[0], all[i], paths[0], paths[i]);
+    if (count > 2) return diff_many(all, paths, count, a->is_json);
+    struct pair p = {.a = all[0],
+                     .b = all[1],
+                     .a_path = paths[0],
+                     .b_path = paths[1],
+                     .shows_all = a->shows_all,
+                     .is_json = a->is_json};
+    return diff_two(&p);
+}
+
+static int read_and_run(int argc, char **argv, struct arguments *a)
+{
+    int option;
 
     while ((option = cli_next_option(argc, argv, ":ah", longs)) != -1) {
-        if (option == 'a') shows_all = 1;
-        if (option == OPTION_JSON) is_json = 1;
+        if (option == 'a') a->shows_all = 1;
+        if (option == OPTION_JSON) a->is_json = 1;
+        if (option == OPTION_STRIP_PREFIX) a->prefixes[a->prefix_count++] = optarg;
         if (option == CLI_REFUSED) return CLI_MISUSED;
         if (option != 'h') continue;
         fputs(help, stdout);
@@ -341,13 +385,17 @@ int cli_diff(int argc, char **argv)
     if (count < 2) return cli_misuse("diff", "it takes at least two checkpoints");
     lofi_checkpoint **all = cli_open_all(argv + optind, count);
     if (all == NULL) return CLI_FAILED;
-    struct pair p = {.a = all[0],
-                     .b = all[1],
-                     .a_path = argv[optind],
-                     .b_path = argv[optind + 1],
-                     .shows_all = shows_all,
-                     .is_json = is_json};
-    const int code = count == 2 ? diff_two(&p) : diff_many(all, argv + optind, count, is_json);
+    const int code = diff(all, argv + optind, count, a);
     cli_close_all(all, count);
+    return code;
+}
+
+int cli_diff(int argc, char **argv)
+{
+    struct arguments a = {.prefixes = calloc((size_t)argc, sizeof *a.prefixes)};
+
+    if (a.prefixes == NULL) return cli_fail_for_memory();
+    const int code = read_and_run(argc, argv, &a);
+    free(a.prefixes);
     return code;
 }

@@ -50,6 +50,19 @@ uint64_t lofi_checkpoint_file_count(const lofi_checkpoint *checkpoint);
 const char *lofi_checkpoint_metadata(const lofi_checkpoint *checkpoint, uint64_t index,
                                      const char **value);
 
+/*
+ * Takes prefixes off the names of tensors: of each checkpoint whose names all begin with one, as
+ * "module." of DistributedDataParallel, and are longer; each prefix once. Before other threads use
+ * the checkpoints: names that were got from them are void. LOFI_INVALID names a prefix that none
+ * has.
+ */
+lofi_status lofi_checkpoints_strip(lofi_checkpoint *const *checkpoints, int count,
+                                   const char *const *prefixes, int prefix_count);
+/* Writes which prefixes, taken off, would give two checkpoints the same names (half of them at
+ * least), as a clause that begins with a semicolon; an empty text if there are none. */
+void lofi_checkpoints_hint(const lofi_checkpoint *a, const lofi_checkpoint *b, char *text,
+                           size_t bytes);
+
 /* How two tensors of the same shape differ, in double. Where there is nothing to compare (no
  * element, or no number) all is 0 and `equal` says whether the bytes are. */
 typedef struct lofi_difference {

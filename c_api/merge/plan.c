@@ -12,7 +12,6 @@
 #include "core/options.h"
 #include "kernels/kernels.h"
 #include "merge/mix.h"
-#include "merge/prefix.h"
 #include "merge/tied.h"
 
 #include <string.h>
@@ -61,17 +60,23 @@ static lofi_status open_sources(struct lofi__plan *plan)
     return LOFI_OK;
 }
 
+static lofi_status strip_prefixes(const struct lofi__plan *plan)
+{
+    const lofi_average_files_options *o = &plan->options;
+    return lofi_checkpoints_strip(plan->sources, plan->source_count, o->strip_prefixes,
+                                  o->strip_count);
+}
+
 /* Refuses a tensor of one checkpoint that another lacks. */
 static lofi_status refuse_missing(const lofi_checkpoint *owner, const struct lofi__place *place,
                                   const lofi_checkpoint *other)
 {
-    char *hint = lofi__prefix_hint(owner, other);
+    char hint[1024];
 
-    if (hint == NULL) return LOFI_NO_MEMORY;
+    lofi_checkpoints_hint(owner, other, hint, sizeof hint);
     lofi_set_error("the tensor '%.200s' of %s is not in %s%s", place->entry->name,
                    place->file->path, other->path,
                    hint[0] != '\0' ? hint : ", nor is it tied to one that is");
-    lofi__mem_destroy(hint);
     return LOFI_INVALID;
 }
 
@@ -231,7 +236,7 @@ lofi_status lofi__plan_create(const lofi_average_files_options *options, struct 
 
     lofi_status st = read_options(options, plan, &selection);
     if (st == LOFI_OK) st = open_sources(plan);
-    if (st == LOFI_OK) st = lofi__prefixes_strip(plan);
+    if (st == LOFI_OK) st = strip_prefixes(plan);
     if (st == LOFI_OK) st = lofi__mixing_create(plan);
     if (st == LOFI_OK) st = create_jobs(plan, &selection);
     lofi__selection_clear(&selection);

@@ -117,6 +117,23 @@ def test_shards_have_the_new_names(tmp_path):
     assert lofi("info", out).returncode == 0
 
 
+def test_diff_of_names_with_a_prefix(tmp_path):
+    plain = [model(0), model(0), model(1)]
+    runs = [plain[0], with_prefix("module.", plain[1]), plain[2]]
+    paths = files(tmp_path, *runs)
+    for arguments in (paths[:2], paths):
+        done = lofi("diff", "--json", *arguments)
+        (line,) = done.stderr.splitlines()
+        assert "--strip-prefix module. " in line and str(paths[1]) in line
+        done = lofi("diff", "--json", *arguments, "--strip-prefix", "module.")
+        assert done.stderr == ""
+    two = lofi("diff", "--json", *paths[:2], "--strip-prefix", "module.")
+    assert json.loads(two.stdout)["equal_count"] == len(NAMES)
+    assert lofi("diff", *paths[::2]).stderr == ""
+    wrong = lofi("diff", *paths[:2], "--strip-prefix", "modul.", check=False)
+    assert wrong.returncode == 1 and "'modul.'" in wrong.stderr
+
+
 def test_other_differences_get_no_such_hint(tmp_path):
     paths = files(tmp_path, model(0, ["model.a", "model.b"]), model(1, ["model.a", "model.c"]))
     told = refused(*paths, "-o", tmp_path / "out.safetensors")

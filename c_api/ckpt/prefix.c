@@ -5,10 +5,10 @@
  * chance, stays. Names in order have the first and the last to show what they all have in common,
  * and stay in order without it.
  */
-#include "merge/prefix.h"
-#include "ckpt/path.h"
+#include "ckpt/checkpoint.h"
 #include "core/mem.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #define PARTS_MOST 8
@@ -36,35 +36,37 @@ static void strip(lofi_checkpoint *c, const char *prefix)
             c->files[f].header.entries[i].name += strlen(prefix);
 }
 
+enum { UNUSED, USED, USED_HERE };
+
 /* Takes each prefix off once, in whatever order they stand in the names. */
-static void strip_all(lofi_checkpoint *c, const lofi_average_files_options *o, char *is_used)
+static void strip_all(lofi_checkpoint *c, const char *const *prefixes, int count, char *state)
 {
-    for (int round = 0; round < o->strip_count; round++)
-        for (int i = 0; i < o->strip_count; i++) {
-            if (is_used[i] == 2 || !all_begin_with(c, o->strip_prefixes[i])) continue;
-            strip(c, o->strip_prefixes[i]);
-            is_used[i] = 2;
+    for (int round = 0; round < count; round++)
+        for (int i = 0; i < count; i++) {
+            if (state[i] == USED_HERE || !all_begin_with(c, prefixes[i])) continue;
+            strip(c, prefixes[i]);
+            state[i] = USED_HERE;
         }
-    for (int i = 0; i < o->strip_count; i++)
-        is_used[i] = is_used[i] > 0;
+    for (int i = 0; i < count; i++)
+        if (state[i] == USED_HERE) state[i] = USED;
 }
 
-lofi_status lofi__prefixes_strip(struct lofi__plan *plan)
+lofi_status lofi_checkpoints_strip(lofi_checkpoint *const *checkpoints, int count,
+                                   const char *const *prefixes, int prefix_count)
 {
-    const lofi_average_files_options *o = &plan->options;
-    char *is_used = lofi__mem_create((size_t)o->strip_count, 1);
-    lofi_status st = is_used != NULL ? LOFI_OK : LOFI_NO_MEMORY;
+    char *state = lofi__mem_create((size_t)prefix_count, 1);
+    lofi_status st = state != NULL ? LOFI_OK : LOFI_NO_MEMORY;
 
-    for (int s = 0; s < plan->source_count && st == LOFI_OK; s++)
-        strip_all(plan->sources[s], o, is_used);
-    for (int i = 0; i < o->strip_count && st == LOFI_OK; i++) {
-        if (is_used[i]) continue;
-        lofi_set_error("strip_prefix (--strip-prefix) is '%.200s': there is no input whose names "
-                       "all begin with that",
-                       o->strip_prefixes[i]);
+    for (int c = 0; c < count && st == LOFI_OK; c++)
+        strip_all(checkpoints[c], prefixes, prefix_count, state);
+    for (int i = 0; i < prefix_count && st == LOFI_OK; i++) {
+        if (state[i] == USED) continue;
+        lofi_set_error("strip_prefix (--strip-prefix) is '%.200s': there is no checkpoint whose "
+                       "names all begin with that",
+                       prefixes[i]);
         st = LOFI_INVALID;
     }
-    lofi__mem_destroy(is_used);
+    lofi__mem_destroy(state);
     return st;
 }
 
@@ -124,34 +126,34 @@ static const char *wrapper_of(const char *name, size_t length)
     return "";
 }
 
-/* Describes the prefix of one checkpoint; "" if its length is 0. */
-static char *describe(const lofi_checkpoint *c, size_t length)
+/* Describes the prefix of one checkpoint behind what is there; nothing if its length is 0. */
+static void describe(const lofi_checkpoint *c, size_t length, char *text, size_t bytes)
 {
+    const size_t used = strlen(text);
     const char *name = name_at(c, 0);
     const int shown = length < 200 ? (int)length : 200;
 
-    if (length == 0) return lofi__text_create("%s", "");
-    return lofi__text_create("; all names in %s begin with '%.*s'%s: --strip-prefix %.*s "
-                             "(strip_prefix) takes that off",
-                             c->path, shown, name, wrapper_of(name, length), shown, name);
+    if (length == 0) return;
+    snprintf(text + used, bytes - used,
+             "; all names in %s begin with '%.*s'%s: --strip-prefix %.*s (strip_prefix) takes that "
+             "off",
+             c->path, shown, name, wrapper_of(name, length), shown, name);
 }
 
-char *lofi__prefix_hint(const lofi_checkpoint *a, const lofi_checkpoint *b)
+void lofi_checkpoints_hint(const lofi_checkpoint *a, const lofi_checkpoint *b, char *text,
+                           size_t bytes)
 {
     size_t of_a[PARTS_MOST], of_b[PARTS_MOST];
 
-    if (a->count == 0 || b->count == 0) return lofi__text_create("%s", "");
+    text[0] = '\0';
+    if (a->count == 0 || b->count == 0) return;
     const int a_count = find_lengths(a, of_a), b_count = find_lengths(b, of_b);
     for (int parts = 0; parts <= a_count + b_count - 2; parts++)
         for (int i = 0; i <= parts; i++) {
             const int j = parts - i;
             if (i >= a_count || j >= b_count || !do_fit(a, of_a[i], b, of_b[j])) continue;
-            char *first = describe(a, of_a[i]), *second = describe(b, of_b[j]);
-            char *both =
-                first != NULL && second != NULL ? lofi__text_create("%s%s", first, second) : NULL;
-            lofi__mem_destroy(first);
-            lofi__mem_destroy(second);
-            return both;
+            describe(a, of_a[i], text, bytes);
+            describe(b, of_b[j], text, bytes);
+            return;
         }
-    return lofi__text_create("%s", "");
 }
