@@ -160,7 +160,7 @@ lofi_status lofi__foreign_refuse(const char *path, const unsigned char *head, si
     return refuse_text(path, (const unsigned char *)text, bytes);
 }
 
-/* What may be in a folder; the first kind that is there is told. */
+/* The kinds of files that a folder may have; the first one that is there is told. */
 enum { PARTIAL, SHARDED_BIN, BIN, DISTRIBUTED, OTHER, INNER, KIND_COUNT };
 
 struct found {

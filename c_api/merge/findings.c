@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What is not finite in an input is not finite in the average, so that one look at the average,
- * which is in the cache, does for all inputs: they are looked at one by one only where it shows
- * something, or where they are not in it. E4M3 has no infinity: there its largest number may be
+ * An input that is not finite makes the average so, and one look at the average, which is in the
+ * cache, does for all inputs: they are looked at one by one only if it shows something, or if they
+ * are not in it. E4M3 has no infinity: there its largest number may be
  * one, and the average is taken again in double.
  */
 #include "merge/findings.h"
@@ -95,7 +95,7 @@ static void read_result(struct run *r, const char *out)
 static void compare_sources(struct run *r)
 {
     for (int s = 0; s < r->worker->plan->source_count; s++) {
-        if (!lofi__mixing_has(r->worker->plan, s)) continue;
+        if (!r->worker->plan->mixing.is_mixed[s]) continue;
         widen_source(r, s);
         for (size_t i = 0; i < r->count; i++) {
             r->bad[i] |= !is_finite(r->numbers[i]);
@@ -110,7 +110,7 @@ static lofi_status count_sources(struct run *r)
     lofi_status st = LOFI_OK;
 
     for (int s = 0; s < r->worker->plan->source_count && st == LOFI_OK; s++) {
-        const int is_mixed = lofi__mixing_has(r->worker->plan, s);
+        const int is_mixed = r->worker->plan->mixing.is_mixed[s];
         uint64_t found = 0;
         widen_source(r, s);
         for (size_t i = 0; i < r->count; i++)
@@ -174,7 +174,7 @@ lofi_status lofi__findings_look(struct lofi__worker *w, const struct lofi__job *
     int is_odd = may_be_odd(w, job->kind->dtype, out, count);
 
     for (int s = 0; s < w->plan->source_count && !is_odd; s++)
-        if (!lofi__mixing_has(w->plan, s))
+        if (!w->plan->mixing.is_mixed[s])
             is_odd = w->kernels->any_nonfinite[w->dtypes[s]](w->data[s], count);
     return is_odd ? look_closely(w, job, out, count) : LOFI_OK;
 }
@@ -210,7 +210,7 @@ static int read_finding(const struct lofi__findings *f, uint64_t number, int sou
                               .file = is_large ? plan->outputs[job->file].path
                                                : job->places[source]->file->path,
                               .count = f->counts[number * columns(plan) + (size_t)source],
-                              .is_averaged = is_large || lofi__mixing_has(plan, source)};
+                              .is_averaged = is_large || plan->mixing.is_mixed[source]};
     return finding->count > 0;
 }
 

@@ -10,6 +10,7 @@ static void add_source(struct lofi__mixing *m, int source, double weight)
 {
     m->sources[m->count] = source;
     m->weights[m->count++] = weight;
+    m->is_mixed[source] = 1;
 }
 
 lofi_status lofi__mixing_create(struct lofi__plan *plan)
@@ -19,7 +20,8 @@ lofi_status lofi__mixing_create(struct lofi__plan *plan)
 
     m->sources = lofi__mem_create((size_t)plan->source_count, sizeof *m->sources);
     m->weights = lofi__mem_create((size_t)plan->source_count, sizeof *m->weights);
-    if (m->sources == NULL || m->weights == NULL) return LOFI_NO_MEMORY;
+    m->is_mixed = lofi__mem_create((size_t)plan->source_count, 1);
+    if (m->sources == NULL || m->weights == NULL || m->is_mixed == NULL) return LOFI_NO_MEMORY;
     if (o->base != NULL && o->alpha == 0) {
         add_source(m, plan->input_count, 1.0);
         m->weight_sum = 1.0;
@@ -31,6 +33,7 @@ lofi_status lofi__mixing_create(struct lofi__plan *plan)
     }
     m->weight_sum = plan->weight_sum;
     m->has_base = o->base != NULL && o->alpha != 1;
+    if (m->has_base) m->is_mixed[plan->input_count] = 1;
     return LOFI_OK;
 }
 
@@ -38,17 +41,8 @@ void lofi__mixing_clear(struct lofi__mixing *mixing)
 {
     lofi__mem_destroy(mixing->sources);
     lofi__mem_destroy(mixing->weights);
+    lofi__mem_destroy(mixing->is_mixed);
     *mixing = (struct lofi__mixing){0};
-}
-
-int lofi__mixing_has(const struct lofi__plan *plan, int source)
-{
-    const struct lofi__mixing *m = &plan->mixing;
-
-    if (m->has_base && source == plan->input_count) return 1;
-    for (int i = 0; i < m->count; i++)
-        if (m->sources[i] == source) return 1;
-    return 0;
 }
 
 static const void *from(const struct lofi__worker *w, int source, size_t begin)

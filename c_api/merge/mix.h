@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Which sources an average is of, and the average of a run of their numbers. */
+/* The sources that an average is of, and the average of a run of their numbers. */
 #ifndef LOFI_MERGE_MIX_H
 #define LOFI_MERGE_MIX_H
 
@@ -8,7 +8,6 @@
 /* Fills in plan->mixing, whose sources are open. Clear it also after an error. */
 lofi_status lofi__mixing_create(struct lofi__plan *plan);
 void lofi__mixing_clear(struct lofi__mixing *mixing);
-int lofi__mixing_has(const struct lofi__plan *plan, int source);
 
 /* Averages `count` of the numbers that the worker has read, from number `begin` on. */
 void lofi__mix_run(struct lofi__worker *worker, lofi_dtype dtype, size_t begin, void *out,

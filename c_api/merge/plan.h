@@ -35,7 +35,8 @@ struct lofi__output {
 struct lofi__mixing {
     int *sources;
     double *weights;
-    int count; /* without the base */
+    int count;               /* without the base */
+    unsigned char *is_mixed; /* for each source */
     double weight_sum;
     int has_base; /* the last source is mixed in */
 };

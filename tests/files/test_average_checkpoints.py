@@ -361,7 +361,7 @@ def test_odd_contents(tmp_path):
         (["float"], {"dtype": "int64"}, "dtype is 'int64'"),
         (["float"], {"base": tmp_path / "float.pt"}, "base and alpha belong together"),
         (["float"], {"alpha": 0.5}, "base and alpha belong together"),
-        (["float"], {"weights": [-1]}, "x of .*float.pt"),
+        (["float"], {"weights": [-1]}, "^lofi: x of .*float.pt and others: weight"),
         (["float"], {"only": "y"}, "none of its tensors is selected"),
         (["float"], {"skip": r"\d"}, "skip.* not POSIX"),
     ):

@@ -626,7 +626,7 @@ def start_and_stop(inputs, out):
 
 @pytest.mark.parametrize("form", ["file", "folder"])
 def test_two_at_once(large, tmp_path, form):
-    """Of two that make the same new output with --force both are done, and the last one stays."""
+    """Two that make the same new output with --force are both done, and the last one stays."""
     out = tmp_path / ("out.safetensors" if form == "file" else "out")
     small = tmp_path / "small.safetensors"
     write(small, {"x": Tensor.of("F32", [1.0])})

@@ -73,14 +73,14 @@ def test_two_prefixes(tmp_path):
     options = ["--strip-prefix", "_orig_mod.", "--strip-prefix", "module."]
     lofi("average", *paths, "-o", out, *options)
     check_mean(out, *plain)
-    # Of one input, whatever their order; each once.
+    # One input may have both, in whatever order; each is taken once.
     (path,) = files(tmp_path, with_prefix("module._orig_mod.module.", plain[0]))
     lofi("average", path, "-o", out, "-f", *options)
     check_mean(out, with_prefix("module.", plain[0]))
 
 
 def test_a_part_of_the_model_is_no_prefix(tmp_path):
-    """Of an input, only what all names begin with is taken off."""
+    """Only a prefix that all names of an input have is taken off."""
     plain = [model(0), model(1)]  # one of whose names is module.x
     paths = files(tmp_path, plain[0], with_prefix("module.", plain[1]))
     out = tmp_path / "out.safetensors"

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 
 
 def same(a, b) -> bool:
-    """Of one type, with the same in it."""
+    """They are of one type, with the same in it."""
     if type(a) is not type(b):
         return False
     if isinstance(a, np.ndarray):

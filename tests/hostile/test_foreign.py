@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What people name in place of a checkpoint: the sentence says what it is, and what to do."""
+"""Files that people name in place of a checkpoint: a sentence says what each is, and what helps."""
 
 import gzip
 import io

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from lofi.files import names as naming
-from lofi.files.contents import load_pickled, refused_classes, save, tensors_of, with_tensors
+from lofi.files.contents import save, tensors_of, with_tensors
 from lofi.files.numbers import Findings, Mix
-from lofi.job.log import log
+from lofi.files.reading import load
 from lofi.job.native import _C
 
 INTEGERS = ("equal", "first")
@@ -130,7 +130,7 @@ def average_checkpoints(
     if first == "a folder of torch.distributed.checkpoint":
         _average_sharded(names, target, origin, force, integers=integers, **how)
     else:
-        if target.endswith(".safetensors") and not _is_flat(_load(names[0])):
+        if target.endswith(".safetensors") and not _is_flat(load(names[0])):
             raise ValueError(
                 f"lofi: {names[0]} holds more than tensors by name, which {target} can't: give the "
                 "output another ending, such as .pt"
@@ -172,43 +172,6 @@ def _refuse_target(target: str, inputs: list[str], force: bool, kind: str) -> No
         raise ValueError(f"lofi: {target} is a link to a folder: name the folder itself")
 
 
-def _load(path: str) -> Any:
-    try:
-        return load_pickled(path)
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        _refuse_foreign(path)
-        names = refused_classes(path)
-        why = f"it names {', '.join(names)}" if names else _reason(error)
-        raise ValueError(
-            f"lofi: {path} can't be read safely: it is damaged or cut short, or holds more than "
-            "tensors and plain values, such as a whole module; save its state_dict() instead, or "
-            f"allow its classes with torch.serialization.add_safe_globals ({why})"
-        ) from error
-
-
-def _refuse_foreign(path: str) -> None:
-    """Raises the sentence for what torch.save did not write: a pointer of Git LFS, a web page."""
-    with open(path, "rb") as file:
-        head = file.read(2)
-    if head == b"PK" or (len(head) == 2 and head[0] == 0x80 and head[1] <= 5):
-        return
-    try:
-        _C.open_checkpoint(path)
-    except (ValueError, RuntimeError) as error:
-        why = str(error).split("\n")[0].removeprefix(f"lofi: {path}: ")
-    else:
-        why = "it is one of safetensors: give it a name that ends in .safetensors"
-    raise ValueError(f"lofi: {path} is no file of torch.save: {why}")
-
-
-def _reason(error: Exception) -> str:
-    """torch advises over many lines: the one that names the class is taken, else the first."""
-    lines = [line.strip() for line in str(error).splitlines()] or [""]
-    return next((line for line in lines if "GLOBAL" in line), lines[0])[:300]
-
-
 def _average_pickled(
     paths: list[str],
     base: str | None,
@@ -225,7 +188,7 @@ def _average_pickled(
     """`labels`: what errors call the paths, and the base last."""
     paths = [*paths, *([base] if base else [])]
     labels = labels or paths
-    contents = [_load(path) for path in paths]
+    contents = [load(path) for path in paths]
     naming.strip(contents, strip_prefixes)
     found = [_named(content, label) for content, label in zip(contents, labels, strict=True)]
     if not found[0]:
@@ -236,7 +199,7 @@ def _average_pickled(
             f"lofi: {labels[0]}: none of its tensors is selected: "
             f"only is {only!r}, skip is {skip!r}"
         )
-    _match_names(contents, found, selected, labels)
+    naming.match(contents, found, selected, labels)
     mix = Mix(len(paths) - bool(base), weights, base is not None, alpha)
     findings = Findings(labels, mix)
     averaged: dict[tuple, torch.Tensor] = {}  # by where the data lie in all files: tied ones once
@@ -255,38 +218,6 @@ def _average_pickled(
         put[name] = averaged[key]
     findings.tell()
     return with_tensors(contents[0], put)
-
-
-def _match_names(
-    contents: list[Any],
-    found: list[dict[str, torch.Tensor]],
-    selected: list[set[str]],
-    labels: list[str],
-) -> None:
-    """What one has and another lacks is tied to what both have, or refused. What is tied stands in
-    `found` under the name that was missing, where the first has that."""
-    for at in range(1, len(found)):
-        for name in found[0]:
-            if name in selected[0] and name not in found[at]:
-                twin = naming.find_tied(name, found[0], found[at])
-                _tell_tied(name, twin, contents, labels, 0, at)
-                found[at][name] = found[at][str(twin)]
-        for name in found[at]:
-            if name in selected[at] and name not in found[0]:
-                _tell_tied(
-                    name, naming.find_tied(name, found[at], found[0]), contents, labels, at, 0
-                )
-
-
-def _tell_tied(
-    name: str, twin: str | None, contents: list[Any], labels: list[str], owner: int, other: int
-) -> None:
-    missing = f"{labels[other]} has no tensor {name}, {labels[owner]} has"
-    if twin is None:
-        why = naming.hint(contents[owner], labels[owner], contents[other], labels[other])
-        raise ValueError(f"lofi: {missing}{why or ', not tied to one that is in both'}")
-    stands = "which stands for it there" if owner == 0 else "and not in the average, either"
-    log("warn", f"{missing}: it is tied to {twin}, being equal to it, {stands}")
 
 
 def _selected(names: Iterable[str], only: str | None, skip: str | None) -> set[str]:
@@ -363,7 +294,9 @@ def _average(
     try:
         findings.mix.run(out, inputs)
     except ValueError as error:
-        raise ValueError(f"lofi: {name} of {labels[0]} and others: {error}") from error
+        raise ValueError(
+            f"lofi: {name} of {labels[0]} and others: {str(error).removeprefix('lofi: ')}"
+        ) from error
     findings.look(name, out, inputs)
     return out
 

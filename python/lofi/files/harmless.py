@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What a file of torch.save may hold beside tensors, and be read without running code of its own.
+"""Values that a file of torch.save may hold beside tensors, and that are read without running code.
 
 torch reads dicts, lists and plain values; all else it refuses, or would call what the file names
 with what the file gives. Here is a closed list of classes whose construction runs nothing, and
@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-# Of what a dtype of numpy may be: booleans, numbers, times, text and bytes of a fixed size.
+# A dtype of numpy may be of these: booleans, numbers, times, text and bytes of a fixed size.
 _NUMPY_KINDS = re.compile(r"[?biufcSUMm][0-9]*")
 _NUMPY_TYPES = (
     *("bool", "bool_", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
@@ -116,8 +116,8 @@ class _Ndarray:
 
 
 class Reading:
-    """What is allowed while one file is read. torch fills nothing but lists and plain dicts: what
-    else is filled stands in for itself until the end."""
+    """The classes that are allowed while one file is read. torch fills nothing but lists and plain
+    dicts: these stand in for all else that is filled, until the end."""
 
     def __init__(self) -> None:
         self._finish: dict[int, tuple[Any, Callable[[], Any]]] = {}

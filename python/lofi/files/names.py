@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from lofi.job.log import log
+
 _PARTS_MOST = 8
 _WRAPPERS = {
     "module.": " (as in DistributedDataParallel)",
@@ -68,8 +70,8 @@ def _rename(state: dict, prefix: str) -> None:
 
 
 def hint(a: Any, a_label: str, b: Any, b_label: str) -> str:
-    """What explains that two contents have other names: to be put behind the sentence that says
-    so, or nothing."""
+    """Explains that two contents have other names: to be put behind the sentence that says so, or
+    nothing."""
     others = dict(_states(b))
     for path, keys in _states(a):
         theirs = others.get(path, set())
@@ -99,7 +101,7 @@ def _find_prefixes(a: set[str], b: set[str]) -> tuple[str, str]:
 
 
 def _prefixes(names: set[str]) -> list[str]:
-    """What all names begin with, up to a point each: from nothing on."""
+    """The beginnings that all names have, up to a point each: from nothing on."""
     first, last = min(names), max(names)  # what these two have in common, all have
     parts = first.split(".")[:-1][:_PARTS_MOST]
     starts = (".".join(parts[:n]) + "." for n in range(1, len(parts) + 1))
@@ -114,6 +116,36 @@ def _describe(label: str, prefix: str) -> str:
         f"; all names in {label} begin with {prefix!r}{wrapper}: strip_prefix={prefix!r} takes "
         "that off"
     )
+
+
+def match(
+    contents: list[Any],
+    found: list[dict[str, torch.Tensor]],
+    selected: list[set[str]],
+    labels: list[str],
+) -> None:
+    """A tensor that one has and another lacks is tied to one that both have, or refused. The tied
+    one stands in `found` under the name that was missing, if the first has that."""
+    for at in range(1, len(found)):
+        for name in found[0]:
+            if name in selected[0] and name not in found[at]:
+                twin = find_tied(name, found[0], found[at])
+                _tell_tied(name, twin, contents, labels, 0, at)
+                found[at][name] = found[at][str(twin)]
+        for name in found[at]:
+            if name in selected[at] and name not in found[0]:
+                _tell_tied(name, find_tied(name, found[at], found[0]), contents, labels, at, 0)
+
+
+def _tell_tied(
+    name: str, twin: str | None, contents: list[Any], labels: list[str], owner: int, other: int
+) -> None:
+    missing = f"{labels[other]} has no tensor {name}, {labels[owner]} has"
+    if twin is None:
+        why = hint(contents[owner], labels[owner], contents[other], labels[other])
+        raise ValueError(f"lofi: {missing}{why or ', not tied to one that is in both'}")
+    stands = "which stands for it there" if owner == 0 else "and not in the average, either"
+    log("warn", f"{missing}: it is tied to {twin}, being equal to it, {stands}")
 
 
 def find_tied(name: str, owner: Tensors, other: Tensors) -> str | None:

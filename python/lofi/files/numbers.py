@@ -15,7 +15,7 @@ _E4M3_ROUNDED = 464.0  # up to here 448, the largest number of float8_e4m3fn, is
 
 
 class Mix:
-    """What is averaged: what has the factor 0 is left out, since 0 * NaN is NaN."""
+    """A mean with weights, and a base: the factor 0 leaves out, since 0 * NaN is NaN."""
 
     def __init__(
         self, inputs: int, weights: Sequence[float] | None, has_base: bool, alpha: float
@@ -40,7 +40,7 @@ class Mix:
 
 
 class Findings:
-    """What is found in the tensors of an average; `tell` logs it."""
+    """Collects what is found in the tensors of an average; `tell` logs it."""
 
     def __init__(self, labels: Sequence[str], mix: Mix) -> None:
         self.labels, self.mix = labels, mix
