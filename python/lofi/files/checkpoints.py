@@ -322,7 +322,7 @@ def _average_sharded(
         whole, made = os.path.join(folder, "average.pt"), os.path.join(folder, "average")
         save(_average_pickled(files, origin, labels=labels, **how), whole)
         torch_save_to_dcp(whole, made)
-        if os.path.isdir(target):
+        if is_forced and os.path.isdir(target):
             _replace_sharded(made, target.rstrip(os.sep), folder + "-old")
         else:
             _name_sharded(made, target, folder + "-old", is_forced)
