@@ -41,15 +41,30 @@ class SignalCheck {
     Clock::time_point last_ = Clock::now();
 };
 
+std::vector<const char *> texts_of(const std::vector<std::string> &list)
+{
+    std::vector<const char *> texts;
+    for (const auto &one : list)
+        texts.push_back(one.c_str());
+    return texts;
+}
+
+void open_checkpoint(const std::string &path)
+{
+    lofi_checkpoint *checkpoint = nullptr;
+    check(lofi_checkpoint_open(path.c_str(), &checkpoint));
+    lofi_checkpoint_close(checkpoint);
+}
+
 void average_files(const std::vector<std::string> &inputs, const std::string &out,
                    const std::optional<std::vector<double>> &weights,
                    const std::optional<std::string> &base, double alpha,
                    const std::optional<std::string> &only, const std::optional<std::string> &skip,
-                   const std::optional<std::string> &dtype, bool integers_first, bool force)
+                   const std::optional<std::string> &dtype, bool integers_first,
+                   const std::vector<std::string> &strip_prefixes, bool force)
 {
-    std::vector<const char *> paths;
-    for (const auto &input : inputs)
-        paths.push_back(input.c_str());
+    const std::vector<const char *> paths = texts_of(inputs);
+    const std::vector<const char *> prefixes = texts_of(strip_prefixes);
     const auto text = [](const std::optional<std::string> &given) {
         return given ? given->c_str() : nullptr;
     };
@@ -64,6 +79,8 @@ void average_files(const std::vector<std::string> &inputs, const std::string &ou
     options.skip = text(skip);
     options.dtype = text(dtype);
     options.integers_first = integers_first;
+    options.strip_prefixes = prefixes.data();
+    options.strip_count = static_cast<int>(prefixes.size());
     options.force = force;
     SignalCheck signals;
     options.progress = SignalCheck::run;
@@ -80,9 +97,7 @@ std::vector<bool> select_names(const std::optional<std::string> &only,
                                const std::optional<std::string> &skip,
                                const std::vector<std::string> &names)
 {
-    std::vector<const char *> texts;
-    for (const auto &name : names)
-        texts.push_back(name.c_str());
+    const std::vector<const char *> texts = texts_of(names);
     std::vector<unsigned char> is_selected(names.size());
     check(lofi_names_select(only ? only->c_str() : nullptr, skip ? skip->c_str() : nullptr,
                             texts.data(), texts.size(), is_selected.data()));
@@ -92,8 +107,10 @@ std::vector<bool> select_names(const std::optional<std::string> &only,
 const Binding files{[](py::module_ &m) {
     m.def("average_files", &average_files, py::arg("inputs"), py::arg("out"), py::kw_only(),
           py::arg("weights"), py::arg("base"), py::arg("alpha"), py::arg("only"), py::arg("skip"),
-          py::arg("dtype"), py::arg("integers_first"), py::arg("force"),
+          py::arg("dtype"), py::arg("integers_first"), py::arg("strip_prefixes"), py::arg("force"),
           py::call_guard<py::gil_scoped_release>(), "lofi_average_files of lofi.h.");
+    m.def("open_checkpoint", &open_checkpoint, py::arg("path"),
+          "Raises what lofi_checkpoint_open of lofi.h says of the path, if it is no checkpoint.");
     m.def("select_names", &select_names, py::arg("only"), py::arg("skip"), py::arg("names"),
           "lofi_names_select of lofi.h.");
 }};

@@ -7,6 +7,7 @@
  */
 #define _GNU_SOURCE
 #include "ckpt/checkpoint.h"
+#include "ckpt/foreign.h"
 #include "ckpt/index.h"
 #include "ckpt/locate.h"
 #include "ckpt/path.h"
@@ -126,6 +127,17 @@ static lofi_status keep_metadata(lofi_checkpoint *c, const struct lofi__index *i
     return copy != NULL ? LOFI_OK : LOFI_NO_MEMORY;
 }
 
+/* Also an index may be a pointer, or the page of a server. */
+static lofi_status refuse_foreign(const char *path, const char *text, size_t length)
+{
+    unsigned char head[LOFI__FOREIGN_BYTES];
+    const size_t bytes = length < sizeof head ? length : sizeof head;
+
+    if (length == 0 || text[0] == '{' || text[0] == '[') return LOFI_OK;
+    memcpy(head, text, bytes);
+    return lofi__foreign_refuse(path, head, bytes);
+}
+
 static lofi_status open_index(lofi_checkpoint *c)
 {
     struct lofi__index index = {0};
@@ -134,6 +146,7 @@ static lofi_status open_index(lofi_checkpoint *c)
 
     lofi_status st = lofi__path_check_inside(c->folder, c->index_path);
     if (st == LOFI_OK) st = lofi__file_read_all(c->index_path, LOFI__HEADER_MAX, &text, &length);
+    if (st == LOFI_OK) st = refuse_foreign(c->index_path, text, length);
     if (st == LOFI_OK) st = lofi__index_parse(c->index_path, text, length, &index);
     lofi__mem_destroy(text);
     if (st == LOFI_OK) st = open_shards(c, &index);

@@ -8,6 +8,7 @@
  */
 #define _GNU_SOURCE
 #include "ckpt/file.h"
+#include "ckpt/foreign.h"
 #include "ckpt/path.h"
 #include "core/mem.h"
 
@@ -55,14 +56,25 @@ static lofi_status open_regular(const char *path, int *fd, struct stat *found)
     return LOFI_INVALID;
 }
 
+static lofi_status refuse_foreign(const struct lofi__file *file)
+{
+    const uint64_t size = (uint64_t)file->stat.st_size;
+    unsigned char head[LOFI__FOREIGN_BYTES] = {0};
+    const size_t bytes = size < sizeof head ? (size_t)size : sizeof head;
+
+    lofi_status st = lofi__file_read(file, 0, head, bytes);
+    return st == LOFI_OK ? lofi__foreign_refuse(file->path, head, bytes) : st;
+}
+
 static lofi_status read_length(struct lofi__file *file, uint64_t *length)
 {
     const uint64_t size = (uint64_t)file->stat.st_size;
     unsigned char bytes[LENGTH_BYTES];
 
     if (size < LENGTH_BYTES) {
-        lofi_set_error("%s: %" PRIu64 " bytes are too few for a safetensors file", file->path,
-                       size);
+        lofi_set_error("%s: %" PRIu64 " bytes are too few for a checkpoint: its copy or its "
+                       "download did not end",
+                       file->path, size);
         return LOFI_CORRUPT;
     }
     lofi_status st = lofi__file_read(file, 0, bytes, sizeof bytes);
@@ -70,15 +82,13 @@ static lofi_status read_length(struct lofi__file *file, uint64_t *length)
     *length = 0;
     for (int i = LENGTH_BYTES - 1; i >= 0; i--)
         *length = *length << 8 | bytes[i];
-    if (*length <= LOFI__HEADER_MAX && *length <= size - LENGTH_BYTES) return LOFI_OK;
-    if (memcmp(bytes, "PK\3\4", 4) == 0 || bytes[0] == 0x80) {
-        lofi_set_error("%s: it looks like a file of torch.save, not of safetensors: "
-                       "lofi.average_checkpoints in Python averages these",
-                       file->path);
-        return LOFI_CORRUPT;
-    }
+    if (*length > 0 && *length <= LOFI__HEADER_MAX && *length <= size - LENGTH_BYTES)
+        return LOFI_OK;
+    st = refuse_foreign(file);
+    if (st != LOFI_OK || *length == 0) return st; /* of none, its reader says what is wrong */
     lofi_set_error("%s: its header is said to have %" PRIu64 " bytes; the file has %" PRIu64
-                   ", and %" PRIu64 " are allowed: it is cut short, or no safetensors file",
+                   ", and %" PRIu64 " are allowed: it is cut short (download it again), or no "
+                   "safetensors file",
                    file->path, *length, size, LOFI__HEADER_MAX);
     return LOFI_CORRUPT;
 }

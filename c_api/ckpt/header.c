@@ -109,7 +109,8 @@ static lofi_status read_metadata(const struct reader *r, yyjson_val *object)
     yyjson_val *key, *value;
     size_t i, count;
 
-    if (!yyjson_is_obj(object)) {
+    /* The safetensors library takes null for none. */
+    if (!yyjson_is_obj(object) && !yyjson_is_null(object)) {
         lofi_set_error("%s: __metadata__ is not an object", r->file);
         return LOFI_CORRUPT;
     }

@@ -6,6 +6,7 @@
  */
 #define _GNU_SOURCE
 #include "ckpt/locate.h"
+#include "ckpt/foreign.h"
 #include "ckpt/path.h"
 #include "core/mem.h"
 
@@ -52,10 +53,8 @@ static lofi_status find_other(const char *path, char *name, size_t bytes)
     if (found == 0) found = find_kind(folder, is_file, name, bytes);
     closedir(folder);
     if (found == 1) return LOFI_OK;
-    if (found == 0)
-        lofi_set_error("%s: the folder has no safetensors file", path);
-    else
-        lofi_set_error("%s: the folder has several %s: name the one that is meant", path, kind);
+    if (found == 0) return lofi__foreign_refuse_folder(path);
+    lofi_set_error("%s: the folder has several %s: name the one that is meant", path, kind);
     return LOFI_INVALID;
 }
 

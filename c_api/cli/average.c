@@ -5,6 +5,7 @@
  */
 #define _GNU_SOURCE
 #include "cli/cli.h"
+#include "cli/findings.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -35,6 +36,9 @@ static const char help[] =
     "      --only REGEX       average only the tensors whose name matches (POSIX extended); the\n"
     "                         others are copied from the first input\n"
     "      --skip REGEX       the same for those whose name does not match\n"
+    "      --strip-prefix P   take P (such as module.) off the names of each input of which all "
+    "begin\n"
+    "                         with it; may be given again\n"
     "      --dtype TYPE       write floats as float64, float32, float16, bfloat16, float8_e4m3fn\n"
     "                         or float8_e5m2 (default: each as in the first input)\n"
     "      --int equal|first  integers and bools: have to be equal in all inputs (default), or "
@@ -53,7 +57,10 @@ static const char help[] =
     "Sums are taken in float64 in the order of the inputs and rounded once, so the result is the\n"
     "same on every machine. OUT appears when it is complete. Where it came from is in its "
     "metadata:\n"
-    "lofi info OUT.\n";
+    "lofi info OUT.\n"
+    "\n"
+    "Exit code: 0 done; 3 done, with numbers in OUT that are not finite, or did not fit its type:\n"
+    "each is named on stderr and in --json; 1 failed; 2 wrong arguments.\n";
 
 enum {
     OPTION_ONLY = 256,
@@ -64,31 +71,35 @@ enum {
     OPTION_FSYNC,
     OPTION_VERIFY,
     OPTION_SHA256,
+    OPTION_STRIP_PREFIX,
     OPTION_JSON
 };
 
-static const struct option longs[] = {{"output", required_argument, NULL, 'o'},
-                                      {"weights", required_argument, NULL, 'w'},
-                                      {"base", required_argument, NULL, 'b'},
-                                      {"alpha", required_argument, NULL, 'a'},
-                                      {"only", required_argument, NULL, OPTION_ONLY},
-                                      {"skip", required_argument, NULL, OPTION_SKIP},
-                                      {"dtype", required_argument, NULL, OPTION_DTYPE},
-                                      {"int", required_argument, NULL, OPTION_INT},
-                                      {"shard-size", required_argument, NULL, OPTION_SHARD_SIZE},
-                                      {"force", no_argument, NULL, 'f'},
-                                      {"fsync", no_argument, NULL, OPTION_FSYNC},
-                                      {"verify", no_argument, NULL, OPTION_VERIFY},
-                                      {"sha256", no_argument, NULL, OPTION_SHA256},
-                                      {"threads", required_argument, NULL, 'j'},
-                                      {"quiet", no_argument, NULL, 'q'},
-                                      {"json", no_argument, NULL, OPTION_JSON},
-                                      {"help", no_argument, NULL, 'h'},
-                                      {NULL, 0, NULL, 0}};
+static const struct option longs[] = {
+    {"output", required_argument, NULL, 'o'},
+    {"weights", required_argument, NULL, 'w'},
+    {"base", required_argument, NULL, 'b'},
+    {"alpha", required_argument, NULL, 'a'},
+    {"only", required_argument, NULL, OPTION_ONLY},
+    {"skip", required_argument, NULL, OPTION_SKIP},
+    {"dtype", required_argument, NULL, OPTION_DTYPE},
+    {"int", required_argument, NULL, OPTION_INT},
+    {"shard-size", required_argument, NULL, OPTION_SHARD_SIZE},
+    {"force", no_argument, NULL, 'f'},
+    {"fsync", no_argument, NULL, OPTION_FSYNC},
+    {"verify", no_argument, NULL, OPTION_VERIFY},
+    {"strip-prefix", required_argument, NULL, OPTION_STRIP_PREFIX},
+    {"sha256", no_argument, NULL, OPTION_SHA256},
+    {"threads", required_argument, NULL, 'j'},
+    {"quiet", no_argument, NULL, 'q'},
+    {"json", no_argument, NULL, OPTION_JSON},
+    {"help", no_argument, NULL, 'h'},
+    {NULL, 0, NULL, 0}};
 
 struct arguments {
     lofi_average_files_options options;
     const char *weights; /* as given */
+    const char **prefixes;
     int has_alpha, is_quiet, is_json, is_help;
 };
 
@@ -103,10 +114,22 @@ static void note_signal(int number)
     signal_seen = number;
 }
 
+/* The context of the library's calls. */
+struct progress {
+    int is_shown;
+    struct cli_findings findings;
+};
+
+static void note_finding(void *ctx, const lofi_finding *finding)
+{
+    struct progress *progress = ctx;
+    cli_findings_add(&progress->findings, finding);
+}
+
 static int show_progress(void *ctx, uint64_t done, uint64_t total)
 {
-    const int *is_shown = ctx;
-    if (*is_shown) {
+    const struct progress *progress = ctx;
+    if (progress->is_shown) {
         fprintf(stderr, "\r%3d%% of ",
                 total > 0 ? (int)(100.0 * (double)done / (double)total) : 100);
         cli_print_bytes(stderr, total);
@@ -207,6 +230,9 @@ static int take_option(struct arguments *a, int option, char *value)
     case 'f':
         o->force = 1;
         break;
+    case OPTION_STRIP_PREFIX:
+        a->prefixes[o->strip_count++] = value;
+        break;
     case OPTION_FSYNC:
         o->fsync = 1;
         break;
@@ -250,22 +276,26 @@ static double seconds(void)
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
-static void print_json(const struct arguments *a, const lofi_average_report *r, double duration)
+static void print_json(const struct arguments *a, const lofi_average_report *r, double duration,
+                       struct cli_findings *findings)
 {
     printf("{\"output\": ");
     cli_print_json(stdout, a->options.out);
     printf(", \"inputs\": %d, \"averaged\": %" PRIu64 ", \"copied\": %" PRIu64
            ", \"bytes_read\": %" PRIu64 ", \"bytes_written\": %" PRIu64 ", \"files\": %" PRIu64
-           ", \"threads\": %d, \"verified\": %s, \"seconds\": %.3f}\n",
+           ", \"threads\": %d, \"verified\": %s, \"seconds\": %.3f, ",
            a->options.input_count, r->averaged_count, r->copied_count, r->bytes_read,
            r->bytes_written, r->file_count, r->threads, a->options.verify ? "true" : "false",
            duration);
+    cli_findings_print(findings, stdout);
+    printf("}\n");
 }
 
-static void print_report(const struct arguments *a, const lofi_average_report *r, double duration)
+static void print_report(const struct arguments *a, const lofi_average_report *r, double duration,
+                         struct cli_findings *findings)
 {
     if (a->is_json) {
-        print_json(a, r, duration);
+        print_json(a, r, duration, findings);
         return;
     }
     if (a->is_quiet) return;
@@ -290,20 +320,8 @@ static void catch_signals(void)
             sigaction(caught[i], &action, NULL);
 }
 
-static int run(struct arguments *a)
+static int fail(int is_shown)
 {
-    int is_shown = !a->is_quiet && !a->is_json && isatty(STDERR_FILENO);
-    lofi_average_report report;
-
-    a->options.progress = show_progress;
-    a->options.ctx = &is_shown;
-    catch_signals();
-    const double begin = seconds();
-    const lofi_status st = lofi_average_files(&a->options, &report);
-    if (st == LOFI_OK) {
-        print_report(a, &report, seconds() - begin);
-        return CLI_DONE;
-    }
     if (is_shown) fputc('\n', stderr);
     cli_fail();
     if (signal_seen != 0) {
@@ -313,32 +331,71 @@ static int run(struct arguments *a)
     return CLI_FAILED;
 }
 
-int cli_average(int argc, char **argv)
+static int run(struct arguments *a)
 {
-    struct arguments a = {.options = LOFI_AVERAGE_FILES_OPTIONS_INIT};
+    struct progress progress = {!a->is_quiet && !a->is_json && isatty(STDERR_FILENO), {0}};
+    lofi_average_report report;
+
+    a->options.progress = show_progress;
+    a->options.finding = note_finding;
+    a->options.ctx = &progress;
+    int code = cli_findings_open(&progress.findings, &a->options);
+    if (code == CLI_DONE) {
+        catch_signals();
+        const double begin = seconds();
+        if (lofi_average_files(&a->options, &report) != LOFI_OK)
+            code = fail(progress.is_shown);
+        else
+            print_report(a, &report, seconds() - begin, &progress.findings);
+    }
+    if (code == CLI_DONE && progress.findings.is_spoilt) code = CLI_SPOILT;
+    cli_findings_close(&progress.findings);
+    return code;
+}
+
+/* `weights` has room for one number for each word of the command. */
+static int run_with(struct arguments *a, double *weights)
+{
+    if (a->weights != NULL && !parse_weights(a->weights, weights, a->options.input_count))
+        return cli_misuse("average", "--weights is '%s': give %d numbers with commas between them",
+                          a->weights, a->options.input_count);
+    if (a->weights != NULL) a->options.weights = weights;
+    if (lofi_average_files_check(&a->options) != LOFI_OK)
+        return cli_misuse("average", "%s", lofi_last_error());
+    return run(a);
+}
+
+static int read_and_run(int argc, char **argv, struct arguments *a, double *weights)
+{
     int option;
 
     while ((option = cli_next_option(argc, argv, ":o:w:b:a:j:fqh", longs)) != -1) {
-        const int code = take_option(&a, option, optarg);
+        const int code = take_option(a, option, optarg);
         if (code != CLI_DONE) return code;
     }
-    if (a.is_help) {
+    if (a->is_help) {
         fputs(help, stdout);
         return CLI_DONE;
     }
-    a.options.inputs = (const char *const *)argv + optind;
-    a.options.input_count = argc - optind;
-    int code = check_arguments(&a);
-    if (code != CLI_DONE) return code;
-    double *weights = calloc((size_t)a.options.input_count, sizeof *weights);
-    if (weights == NULL) return cli_fail_for_memory();
-    if (a.weights != NULL && !parse_weights(a.weights, weights, a.options.input_count))
-        code = cli_misuse("average", "--weights is '%s': give %d numbers with commas between them",
-                          a.weights, a.options.input_count);
-    if (a.weights != NULL) a.options.weights = weights;
-    if (code == CLI_DONE && lofi_average_files_check(&a.options) != LOFI_OK)
-        code = cli_misuse("average", "%s", lofi_last_error());
-    if (code == CLI_DONE) code = run(&a);
+    a->options.inputs = (const char *const *)argv + optind;
+    a->options.input_count = argc - optind;
+    const int code = check_arguments(a);
+    return code == CLI_DONE ? run_with(a, weights) : code;
+}
+
+int cli_average(int argc, char **argv)
+{
+    struct arguments a = {.options = LOFI_AVERAGE_FILES_OPTIONS_INIT};
+    double *weights = calloc((size_t)argc, sizeof *weights);
+    int code = CLI_FAILED;
+
+    a.prefixes = calloc((size_t)argc, sizeof *a.prefixes);
+    a.options.strip_prefixes = a.prefixes;
+    if (weights != NULL && a.prefixes != NULL)
+        code = read_and_run(argc, argv, &a, weights);
+    else
+        cli_fail_for_memory();
+    free(a.prefixes);
     free(weights);
     return code;
 }

@@ -8,7 +8,12 @@
 #include <getopt.h>
 #include <stdio.h>
 
-enum { CLI_DONE = 0, CLI_FAILED = 1, CLI_MISUSED = 2 };
+enum {
+    CLI_DONE = 0,
+    CLI_FAILED = 1,
+    CLI_MISUSED = 2,
+    CLI_SPOILT = 3 /* done, with numbers that are not finite, or did not fit */
+};
 
 /* argv[0] is the name of the command. */
 int cli_average(int argc, char **argv);

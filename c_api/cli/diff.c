@@ -19,8 +19,11 @@ static const char help[] =
     "prints for each tensor that differs the largest and the root-mean-square difference and the\n"
     "cosine of the angle between them; of several, the distance of each to each.\n"
     "\n"
-    "  -a, --all     also tensors that are equal\n"
-    "      --json    as JSON\n"
+    "  -a, --all             also tensors that are equal\n"
+    "      --strip-prefix P  take P (such as module.) off the names of each of which all begin "
+    "with\n"
+    "                        it; may be given again\n"
+    "      --json            as JSON\n"
     "  -h, --help\n"
     "\n"
     "Distances are those of floats. Of several, tensors that differ and hold none, or have\n"
@@ -31,11 +34,13 @@ static const char help[] =
 /* Stands for what was not compared; neither a distance nor a cosine. */
 #define NOTHING (-HUGE_VAL)
 
-enum { OPTION_JSON = 256 };
-static const struct option longs[] = {{"all", no_argument, NULL, 'a'},
-                                      {"json", no_argument, NULL, OPTION_JSON},
-                                      {"help", no_argument, NULL, 'h'},
-                                      {NULL, 0, NULL, 0}};
+enum { OPTION_JSON = 256, OPTION_STRIP_PREFIX };
+static const struct option longs[] = {
+    {"all", no_argument, NULL, 'a'},
+    {"strip-prefix", required_argument, NULL, OPTION_STRIP_PREFIX},
+    {"json", no_argument, NULL, OPTION_JSON},
+    {"help", no_argument, NULL, 'h'},
+    {NULL, 0, NULL, 0}};
 
 struct pair {
     const lofi_checkpoint *a, *b;
@@ -49,16 +54,27 @@ struct pair {
     FILE *to;
 };
 
+/* The sign of a NaN says nothing, and printf shows it. */
+static double shown(double value)
+{
+    return value == value ? value : fabs(value);
+}
+
 static double rms_of(const lofi_difference *d)
 {
-    return d->count > 0 ? sqrt(d->square / (double)d->count) : 0;
+    return d->count > 0 ? shown(sqrt(d->square / (double)d->count)) : 0;
+}
+
+static double distance_of(const lofi_difference *d)
+{
+    return shown(sqrt(d->square));
 }
 
 /* 1 for two zeros: they are the same. */
 static double cosine_of(const lofi_difference *d)
 {
     const double size = sqrt(d->square_a) * sqrt(d->square_b);
-    if (size > 0 || size != size) return d->dot / size;
+    if (size > 0 || size != size) return shown(d->dot / size);
     return d->square_a == d->square_b ? 1 : 0;
 }
 
@@ -69,7 +85,7 @@ static void print_values(FILE *to, const lofi_difference *d)
         double value;
     } values[] = {{"max", d->max},
                   {"rms", rms_of(d)},
-                  {"distance", sqrt(d->square)},
+                  {"distance", distance_of(d)},
                   {"cosine", cosine_of(d)}};
 
     fprintf(to, "\"equal\": %s, \"count\": %" PRIu64, d->equal ? "true" : "false", d->count);
@@ -92,7 +108,7 @@ static void print_tensor(struct pair *p, const char *name, const lofi_difference
     }
     if (p->printed++ == 0) fprintf(p->to, "%11s %11s %12s  tensor\n", "max", "rms", "cosine");
     if (d->count > 0)
-        fprintf(p->to, "%11.4g %11.4g %12.9f  ", d->max, rms_of(d), cosine_of(d));
+        fprintf(p->to, "%11.4g %11.4g %12.9f  ", shown(d->max), rms_of(d), cosine_of(d));
     else
         fprintf(p->to, "%36s  ", d->equal ? "equal" : "different");
     cli_print_text(p->to, name);
@@ -181,8 +197,8 @@ static void print_sum(const struct pair *p)
     fprintf(p->to, "%" PRIu64 " tensors are equal, %" PRIu64 " differ", p->equal, p->different);
     if (p->missing > 0) fprintf(p->to, ", %" PRIu64 " are in one only", p->missing);
     if (p->different > 0 && p->sum.count > 0)
-        fprintf(p->to, "; all: max %.4g, rms %.4g, distance %.6g, cosine %.9f", p->sum.max,
-                rms_of(&p->sum), sqrt(p->sum.square), cosine_of(&p->sum));
+        fprintf(p->to, "; all: max %.4g, rms %.4g, distance %.6g, cosine %.9f", shown(p->sum.max),
+                rms_of(&p->sum), distance_of(&p->sum), cosine_of(&p->sum));
     fputc('\n', p->to);
 }
 
@@ -260,7 +276,7 @@ static void fill(const struct matrices *m, int i, int j, const struct pair *p)
 {
     const int has_sum = p->sum.count > 0;
 
-    set(m, m->distance, i, j, has_sum ? sqrt(p->sum.square) : NOTHING);
+    set(m, m->distance, i, j, has_sum ? distance_of(&p->sum) : NOTHING);
     set(m, m->cosine, i, j, has_sum ? cosine_of(&p->sum) : NOTHING);
     set(m, m->unmeasured, i, j, (double)p->unmeasured);
     set(m, m->missing, i, j, (double)p->missing);
@@ -314,13 +330,52 @@ static int diff_many(lofi_checkpoint **all, char *const *paths, int count, int i
     return code;
 }
 
-int cli_diff(int argc, char **argv)
+/* Two that have no name in common may have been saved by different wrappers. */
+static void warn_of_names(const lofi_checkpoint *a, const lofi_checkpoint *b, const char *a_path,
+                          const char *b_path)
 {
-    int option, shows_all = 0, is_json = 0;
+    char hint[1024];
+    lofi_tensor t;
+
+    for (uint64_t i = 0; i < lofi_checkpoint_count(a); i++)
+        if (lofi_checkpoint_get(a, i, &t) == LOFI_OK && lofi_checkpoint_find(b, t.name) >= 0)
+            return;
+    lofi_checkpoints_hint(a, b, hint, sizeof hint);
+    if (hint[0] != '\0')
+        lofi_log(LOFI_LOG_WARN, "%s and %s have no tensor of the same name%s", a_path, b_path,
+                 hint);
+}
+
+struct arguments {
+    int shows_all, is_json;
+    const char **prefixes;
+    int prefix_count;
+};
+
+static int diff(lofi_checkpoint **all, char *const *paths, int count, const struct arguments *a)
+{
+    if (lofi_checkpoints_strip(all, count, a->prefixes, a->prefix_count) != LOFI_OK)
+        return cli_fail();
+    for (int i = 1; i < count; i++)
+        warn_of_names(all[0], all[i], paths[0], paths[i]);
+    if (count > 2) return diff_many(all, paths, count, a->is_json);
+    struct pair p = {.a = all[0],
+                     .b = all[1],
+                     .a_path = paths[0],
+                     .b_path = paths[1],
+                     .shows_all = a->shows_all,
+                     .is_json = a->is_json};
+    return diff_two(&p);
+}
+
+static int read_and_run(int argc, char **argv, struct arguments *a)
+{
+    int option;
 
     while ((option = cli_next_option(argc, argv, ":ah", longs)) != -1) {
-        if (option == 'a') shows_all = 1;
-        if (option == OPTION_JSON) is_json = 1;
+        if (option == 'a') a->shows_all = 1;
+        if (option == OPTION_JSON) a->is_json = 1;
+        if (option == OPTION_STRIP_PREFIX) a->prefixes[a->prefix_count++] = optarg;
         if (option == CLI_REFUSED) return CLI_MISUSED;
         if (option != 'h') continue;
         fputs(help, stdout);
@@ -330,13 +385,17 @@ int cli_diff(int argc, char **argv)
     if (count < 2) return cli_misuse("diff", "it takes at least two checkpoints");
     lofi_checkpoint **all = cli_open_all(argv + optind, count);
     if (all == NULL) return CLI_FAILED;
-    struct pair p = {.a = all[0],
-                     .b = all[1],
-                     .a_path = argv[optind],
-                     .b_path = argv[optind + 1],
-                     .shows_all = shows_all,
-                     .is_json = is_json};
-    const int code = count == 2 ? diff_two(&p) : diff_many(all, argv + optind, count, is_json);
+    const int code = diff(all, argv + optind, count, a);
     cli_close_all(all, count);
+    return code;
+}
+
+int cli_diff(int argc, char **argv)
+{
+    struct arguments a = {.prefixes = calloc((size_t)argc, sizeof *a.prefixes)};
+
+    if (a.prefixes == NULL) return cli_fail_for_memory();
+    const int code = read_and_run(argc, argv, &a);
+    free(a.prefixes);
     return code;
 }

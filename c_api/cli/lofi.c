@@ -22,7 +22,8 @@ static const char help[] =
     "  lofi COMMAND --help    what it takes, with examples\n"
     "  lofi --version\n"
     "\n"
-    "Exit code: 0 done, 1 failed (a sentence on stderr says why), 2 wrong arguments.\n";
+    "Exit code: 0 done, 1 failed (a sentence on stderr says why), 2 wrong arguments, 3 an average\n"
+    "was written, and has numbers that are not finite or did not fit.\n";
 
 static const struct {
     const char *name;

@@ -50,6 +50,19 @@ uint64_t lofi_checkpoint_file_count(const lofi_checkpoint *checkpoint);
 const char *lofi_checkpoint_metadata(const lofi_checkpoint *checkpoint, uint64_t index,
                                      const char **value);
 
+/*
+ * Takes prefixes off the names of tensors: of each checkpoint whose names all begin with one, as
+ * "module." of DistributedDataParallel, and are longer; each prefix once. Before other threads use
+ * the checkpoints: names that were got from them are void. LOFI_INVALID names a prefix that none
+ * has.
+ */
+lofi_status lofi_checkpoints_strip(lofi_checkpoint *const *checkpoints, int count,
+                                   const char *const *prefixes, int prefix_count);
+/* Writes which prefixes, taken off, would give two checkpoints the same names (half of them at
+ * least), as a clause that begins with a semicolon; an empty text if there are none. */
+void lofi_checkpoints_hint(const lofi_checkpoint *a, const lofi_checkpoint *b, char *text,
+                           size_t bytes);
+
 /* How two tensors of the same shape differ, in double. Where there is nothing to compare (no
  * element, or no number) all is 0 and `equal` says whether the bytes are. */
 typedef struct lofi_difference {
@@ -80,6 +93,21 @@ lofi_status lofi_names_select(const char *only, const char *skip, const char *co
  * LOFI_STATE and nothing left behind. */
 typedef int (*lofi_progress_fn)(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
 
+/* Numbers that an average should not have: an input's that are not finite, or results that do not
+ * fit. What is the same infinity in all that is averaged (a mask) is none. */
+typedef struct lofi_finding {
+    const char *tensor;
+    int input; /* index of the input that has them, `input_count` for the base. -1: numbers of
+                         the output that are beyond the range of its dtype (or of the sum), while all
+                         that they are the average of are finite */
+    const char *file; /* that has the tensor */
+    uint64_t count;   /* numbers: halves of complex ones count by themselves */
+    int is_averaged; /* 0: the input has weight 0, or alpha leaves it out: they are in no average */
+} lofi_finding;
+
+/* Called on the calling thread, with pointers that are valid for the call. */
+typedef void (*lofi_finding_fn)(void *ctx, const lofi_finding *finding);
+
 typedef struct lofi_average_files_options {
     size_t size;
     const char *const *inputs; /* paths as for lofi_checkpoint_open, all borrowed for the call */
@@ -102,12 +130,18 @@ typedef struct lofi_average_files_options {
                                   once more, by plain C, before it gets its name */
     int sha256;           /* 1: the metadata get the SHA-256 of each input file */
     lofi_progress_fn progress; /* may be NULL */
-    void *ctx;
+    void *ctx;                 /* of both functions */
+    lofi_finding_fn finding;   /* may be NULL: gets each finding once the output has its name; the
+                                  log warns of them, too */
+    const char *const *strip_prefixes; /* taken off the names of each source of which all begin
+                                          with it ("module."), each once; one that none has is
+                                          LOFI_INVALID. All else goes by the names that are left */
+    int strip_count;
 } lofi_average_files_options;
 #define LOFI_AVERAGE_FILES_OPTIONS_INIT                                                            \
     {                                                                                              \
         sizeof(lofi_average_files_options), NULL, 0, NULL, NULL, NULL, 1.0, NULL, NULL, NULL, 0,   \
-            0, 0, 0, 0, 0, 0, NULL, NULL                                                           \
+            0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, 0                                            \
     }
 
 typedef struct lofi_average_report {
@@ -129,12 +163,21 @@ typedef struct lofi_average_report {
  * `dtype`. Inputs may have the tensor in other float dtypes. The bits do not depend on threads or
  * the CPU, and are those of lofi_finalize_average.
  *
+ *   Zeros      What has the factor 0 (a weight, alpha, 1 - alpha) is left out of the sum, so that
+ *              its infinities and NaN are not in the average. It has to fit all the same.
+ *   Finite     An average of numbers that are not finite is written as the formula has it, and so
+ *              is one that its dtype can't hold (infinity; in F8_E4M3 the largest number). Each is
+ *              a lofi_finding. Of tensors that are not averaged nothing is found.
  *   Dtypes     F64, F32, F16, BF16, F8_E4M3, F8_E5M2 are averaged; C64 as two F32, without `dtype`.
  *              Integers and BOOL have to be equal in all inputs (and the base): `integers_first`.
  *              All others (FNUZ, E8M0, F6, F4) have to be equal.
  *   Names      The first input and every other (and the base) have the same selected tensors, with
  *              the same shapes, in whatever files. What is not selected comes from the first, as it
  *              is, and may be missing elsewhere. If `only` or `skip` is given, it has to leave one.
+ *   Tied       A tensor that a checkpoint has and another lacks is no error if it is equal, bit for
+ *              bit, to another tensor of its checkpoint that both have, and no constant: the other
+ *              model is tied, and has one for both. It is in the average if the first input has it.
+ *              The log tells it.
  *   Files      Tensors stay in the order and files of the first input; if their sizes change, the
  *              largest elements come first, so that data stay aligned. Shards of another size have
  *              the first's names with other numbers ("model" if it is a file by itself). A folder

@@ -4,6 +4,7 @@
  * until the last one, all that exists has a hidden name and goes with lofi__output_discard.
  */
 #include "kernels/kernels.h"
+#include "merge/findings.h"
 #include "merge/output.h"
 #include "merge/plan.h"
 #include "merge/stream.h"
@@ -48,12 +49,13 @@ static lofi_status write_folder(const struct lofi__plan *plan, struct lofi__plac
 }
 
 static lofi_status write_output(const struct lofi__plan *plan, struct lofi__place_on_disk *disk,
-                                int threads)
+                                int threads, struct lofi__findings *findings)
 {
     lofi_status st = lofi__output_create(disk);
     if (st == LOFI_OK && plan->is_folder) st = write_folder(plan, disk);
     if (st != LOFI_OK) return st;
-    struct lofi__stream_options stream = {.fds = disk->fds, .threads = threads};
+    struct lofi__stream_options stream = {
+        .fds = disk->fds, .findings = findings, .threads = threads};
     st = lofi__stream_run(plan, &stream);
     if (st == LOFI_OK && plan->options.verify) st = verify(plan, disk, &stream);
     if (st == LOFI_OK) st = check_unchanged(plan);
@@ -77,16 +79,20 @@ lofi_status lofi_average_files(const lofi_average_files_options *options,
                                lofi_average_report *report)
 {
     struct lofi__place_on_disk disk = {0};
+    struct lofi__findings findings;
     struct lofi__plan plan;
 
     lofi_status st = lofi__plan_create(options, &plan);
+    lofi__findings_create(&findings, &plan);
     if (st == LOFI_OK) st = lofi__output_check(&plan, &disk);
     if (st == LOFI_OK) st = lofi__plan_describe(&plan);
     if (st == LOFI_OK) {
         const int threads = lofi__stream_threads(&plan);
-        st = write_output(&plan, &disk, threads);
+        st = write_output(&plan, &disk, threads, &findings);
         if (st == LOFI_OK) fill_report(&plan, threads, report);
+        if (st == LOFI_OK) lofi__findings_tell(&findings);
     }
+    lofi__findings_clear(&findings);
     lofi__output_discard(&disk);
     lofi__plan_clear(&plan);
     return st;

@@ -9,6 +9,8 @@
 #include "merge/block.h"
 #include "ckpt/path.h"
 #include "core/mem.h"
+#include "merge/findings.h"
+#include "merge/mix.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -43,7 +45,10 @@ lofi_status lofi__worker_create(struct lofi__worker *worker, const struct lofi__
     worker->memory = lofi__mem_create(sources + 2, worker->buffer_bytes);
     worker->dtypes = lofi__mem_create(sources, sizeof *worker->dtypes);
     worker->data = lofi__mem_create(sources, sizeof *worker->data);
-    const int is_done = worker->memory != NULL && worker->dtypes != NULL && worker->data != NULL;
+    worker->mixed_dtypes = lofi__mem_create(sources, sizeof *worker->mixed_dtypes);
+    worker->mixed = lofi__mem_create(sources, sizeof *worker->mixed);
+    const int is_done = worker->memory != NULL && worker->dtypes != NULL && worker->data != NULL &&
+                        worker->mixed_dtypes != NULL && worker->mixed != NULL;
     return is_done ? LOFI_OK : LOFI_NO_MEMORY;
 }
 
@@ -52,6 +57,8 @@ void lofi__worker_clear(struct lofi__worker *worker)
     lofi__mem_destroy(worker->memory);
     lofi__mem_destroy(worker->dtypes);
     lofi__mem_destroy(worker->data);
+    lofi__mem_destroy(worker->mixed_dtypes);
+    lofi__mem_destroy(worker->mixed);
 }
 
 /* Bytes of a number in source `s`, or, for s < 0, in the output. */
@@ -101,25 +108,6 @@ static lofi_status read_sources(struct lofi__worker *w, const struct lofi__job *
         w->dtypes[s] = job->places[s]->entry->kind->dtype;
     }
     return st;
-}
-
-static void compute_mean(struct lofi__worker *w, const struct lofi__job *job, char *out,
-                         size_t count)
-{
-    const lofi_average_files_options *o = &w->plan->options;
-    const int inputs = w->plan->input_count; /* the base comes after them */
-    lofi_mix mix = LOFI_MIX_INIT;
-
-    mix.out_dtype = job->kind->dtype;
-    mix.in_dtypes = w->dtypes;
-    mix.weights = o->weights;
-    mix.inputs = inputs;
-    if (o->base != NULL) {
-        mix.base = w->data[inputs];
-        mix.base_dtype = w->dtypes[inputs];
-        mix.alpha = o->alpha;
-    }
-    lofi__mean_run(w->kernels, &mix, w->plan->weight_sum, out, w->data, count);
 }
 
 static lofi_status check_same(const struct lofi__worker *w, const struct lofi__job *job,
@@ -195,8 +183,10 @@ static lofi_status run_step(struct lofi__worker *w, const struct lofi__job *job,
     lofi_status st = read_sources(w, job, begin, count);
     if (st == LOFI_OK && job->work == LOFI__WORK_SAME) st = check_same(w, job, count);
     if (st != LOFI_OK) return st;
-    if (job->work == LOFI__WORK_MEAN) compute_mean(w, job, out, count);
+    if (job->work == LOFI__WORK_MEAN) lofi__mix_run(w, job->kind->dtype, 0, out, count);
     if (is_check) return check_output(w, job, out, count, fd, offset);
+    if (job->work == LOFI__WORK_MEAN) st = lofi__findings_look(w, job, out, count);
+    if (st != LOFI_OK) return st;
     return lofi__file_write(fd, output->path, out, count * each, offset);
 }
 

@@ -21,6 +21,9 @@ struct lofi__worker {
     char *memory;       /* a buffer for each source, one for the result, one to compare it with */
     lofi_dtype *dtypes; /* of the sources */
     const void **data;
+    lofi_dtype *mixed_dtypes; /* of those that are mixed */
+    const void **mixed;
+    struct lofi__findings *findings; /* of all threads; not read for a check */
 };
 
 /* Bytes of the buffers of a worker. */

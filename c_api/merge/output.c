@@ -19,6 +19,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #define NAME_TRIES 100
@@ -367,28 +368,49 @@ static lofi_status replace_folder(struct lofi__place_on_disk *disk)
 
 static lofi_status rename_new(struct lofi__place_on_disk *disk)
 {
-    /* A folder is never renamed over one that has something in it. */
-    const unsigned flags = disk->had_output || disk->plan->is_folder ? 0 : RENAME_NOREPLACE;
+    /* With force the output may have come meanwhile, of another process: the last one stays. A
+     * folder is never renamed over one that has something in it. */
+    const int may_replace = disk->had_output || disk->plan->is_folder || disk->plan->options.force;
+    const unsigned flags = may_replace ? 0 : RENAME_NOREPLACE;
     int failed = renameat2(AT_FDCWD, disk->temporary, AT_FDCWD, disk->final, flags) != 0;
     if (failed && (errno == EINVAL || errno == ENOSYS))
         failed = rename(disk->temporary, disk->final) != 0;
+    const int is_there = failed && (errno == ENOTEMPTY || errno == EEXIST);
+    if (is_there && disk->plan->is_folder && disk->plan->options.force) return replace_folder(disk);
     if (failed) return lofi__path_failed(disk->final, "can't get its name");
     lofi__mem_destroy(disk->temporary);
     disk->temporary = NULL;
     return LOFI_OK;
 }
 
+/* Two processes that replace one folder would take each other's files. Where the file system has no
+ * locks, they may. */
+static int lock_parent(const struct lofi__place_on_disk *disk)
+{
+    const int fd = open(disk->parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    while (fd >= 0 && flock(fd, LOCK_EX) != 0 && errno == EINTR)
+        ;
+    return fd;
+}
+
+static lofi_status give_name(struct lofi__place_on_disk *disk)
+{
+    const int is_exchange = disk->plan->is_folder && disk->had_output;
+    const int lock = lock_parent(disk);
+
+    lofi_status st = is_exchange ? replace_folder(disk) : rename_new(disk);
+    if (st == LOFI_OK && disk->plan->is_folder) st = set_mode(disk, disk->final, 0);
+    if (st == LOFI_OK && disk->plan->options.fsync) st = sync_path(disk, disk->parent);
+    if (lock >= 0) close(lock);
+    return st;
+}
+
 lofi_status lofi__output_commit(struct lofi__place_on_disk *disk)
 {
     lofi_status st = close_files(disk);
-    if (st != LOFI_OK) return st;
-    const int is_exchange = disk->plan->is_folder && disk->had_output;
-    if (!disk->plan->is_folder) st = set_mode(disk, disk->temporary, 0);
-    if (st != LOFI_OK) return st;
-    st = is_exchange ? replace_folder(disk) : rename_new(disk);
-    if (st == LOFI_OK && disk->plan->is_folder) st = set_mode(disk, disk->final, 0);
-    if (st == LOFI_OK && disk->plan->options.fsync) st = sync_path(disk, disk->parent);
-    return st;
+    if (st == LOFI_OK && !disk->plan->is_folder) st = set_mode(disk, disk->temporary, 0);
+    return st == LOFI_OK ? give_name(disk) : st;
 }
 
 void lofi__output_discard(struct lofi__place_on_disk *disk)

@@ -11,8 +11,17 @@
 #include "core/mem.h"
 #include "core/options.h"
 #include "kernels/kernels.h"
+#include "merge/mix.h"
+#include "merge/tied.h"
 
 #include <string.h>
+
+static int has_empty(const char *const *texts, int count)
+{
+    for (int i = 0; i < count; i++)
+        if (texts[i] == NULL || texts[i][0] == '\0') return 1;
+    return 0;
+}
 
 static lofi_status check_options(const lofi_average_files_options *o)
 {
@@ -23,6 +32,10 @@ static lofi_status check_options(const lofi_average_files_options *o)
         lofi_set_error("the output has no name");
     else if (o->threads < 0)
         lofi_set_error("an average with %d threads", o->threads);
+    else if (o->strip_count < 0 || (o->strip_count > 0 && o->strip_prefixes == NULL))
+        lofi_set_error("an average with %d prefixes to strip", o->strip_count);
+    else if (has_empty(o->strip_prefixes, o->strip_count))
+        lofi_set_error("strip_prefix (--strip-prefix) is empty");
     else if (o->base != NULL && !(o->alpha - o->alpha == 0))
         lofi_set_error("alpha is %g: it has to be finite", o->alpha);
     else
@@ -47,17 +60,51 @@ static lofi_status open_sources(struct lofi__plan *plan)
     return LOFI_OK;
 }
 
+static lofi_status strip_prefixes(const struct lofi__plan *plan)
+{
+    const lofi_average_files_options *o = &plan->options;
+    return lofi_checkpoints_strip(plan->sources, plan->source_count, o->strip_prefixes,
+                                  o->strip_count);
+}
+
+/* Refuses a tensor of one checkpoint that another lacks. */
+static lofi_status refuse_missing(const lofi_checkpoint *owner, const struct lofi__place *place,
+                                  const lofi_checkpoint *other)
+{
+    char hint[1024];
+
+    lofi_checkpoints_hint(owner, other, hint, sizeof hint);
+    lofi_set_error("the tensor '%.200s' of %s is not in %s%s", place->entry->name,
+                   place->file->path, other->path,
+                   hint[0] != '\0' ? hint : ", nor is it tied to one that is");
+    return LOFI_INVALID;
+}
+
+/* Finds what stands for a tensor in a checkpoint that lacks it, or refuses that. */
+static lofi_status find_tied(const lofi_checkpoint *owner, const struct lofi__place *place,
+                             const lofi_checkpoint *other, const struct lofi__place **found,
+                             const char *what)
+{
+    lofi_status st = lofi__tied_find(owner, place, other, found);
+    if (st != LOFI_OK) return st;
+    if (*found == NULL) return refuse_missing(owner, place, other);
+    lofi_log(LOFI_LOG_WARN,
+             "the tensor '%.200s' of %s is not in %s: it is tied to '%.200s', being "
+             "equal to it, and %s",
+             place->entry->name, place->file->path, other->path, (*found)->entry->name, what);
+    return LOFI_OK;
+}
+
 static lofi_status match(const struct lofi__plan *plan, const struct lofi__place *first,
                          const struct lofi__place **places)
 {
     for (int s = 1; s < plan->source_count; s++) {
         places[s] = lofi__checkpoint_find(plan->sources[s], first->entry->name);
-        if (places[s] == NULL) {
-            lofi_set_error("the tensor '%.200s' of %s is not in %s", first->entry->name,
-                           first->file->path, plan->sources[s]->path);
-            return LOFI_INVALID;
-        }
-        lofi_status st = lofi__place_check_pair(first, places[s]);
+        lofi_status st = LOFI_OK;
+        if (places[s] == NULL)
+            st = find_tied(plan->sources[0], first, plan->sources[s], &places[s],
+                           "that stands for it there");
+        if (st == LOFI_OK) st = lofi__place_check_pair(first, places[s]);
         if (st != LOFI_OK) return st;
     }
     return LOFI_OK;
@@ -107,9 +154,10 @@ static lofi_status check_rest(const struct lofi__plan *plan,
             lofi_status st = lofi__selection_has(selection, name, &is_selected);
             if (st != LOFI_OK) return st;
             if (!is_selected) continue;
-            lofi_set_error("the tensor '%.200s' of %s is not in %s", name, c->tensors[i].file->path,
-                           plan->sources[0]->path);
-            return LOFI_INVALID;
+            const struct lofi__place *found;
+            st =
+                find_tied(c, &c->tensors[i], plan->sources[0], &found, "the average lacks it, too");
+            if (st != LOFI_OK) return st;
         }
     }
     return LOFI_OK;
@@ -129,6 +177,10 @@ static lofi_status create_jobs(struct lofi__plan *plan, const struct lofi__selec
     const lofi_checkpoint *first = plan->sources[0];
     uint64_t selected = 0;
 
+    if (first->count == 0) {
+        lofi_set_error("%s: it has no tensors: there is nothing to average", first->path);
+        return LOFI_INVALID;
+    }
     plan->job_count = first->count;
     plan->jobs = lofi__mem_create(first->count, sizeof *plan->jobs);
     plan->places =
@@ -184,6 +236,8 @@ lofi_status lofi__plan_create(const lofi_average_files_options *options, struct 
 
     lofi_status st = read_options(options, plan, &selection);
     if (st == LOFI_OK) st = open_sources(plan);
+    if (st == LOFI_OK) st = strip_prefixes(plan);
+    if (st == LOFI_OK) st = lofi__mixing_create(plan);
     if (st == LOFI_OK) st = create_jobs(plan, &selection);
     lofi__selection_clear(&selection);
     if (st == LOFI_OK) st = lofi__plan_lay_out(plan);
@@ -199,6 +253,7 @@ void lofi__plan_clear(struct lofi__plan *plan)
         lofi__mem_destroy(plan->outputs[i].path);
         lofi__mem_destroy(plan->outputs[i].header);
     }
+    lofi__mixing_clear(&plan->mixing);
     lofi__mem_destroy(plan->outputs);
     lofi__mem_destroy(plan->sources);
     lofi__mem_destroy(plan->jobs);

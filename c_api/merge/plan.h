@@ -30,11 +30,23 @@ struct lofi__output {
     size_t header_bytes;
 };
 
+/* The sources whose numbers are in the average, in order: those with a factor of 0 are not, since
+ * 0 * NaN is NaN. */
+struct lofi__mixing {
+    int *sources;
+    double *weights;
+    int count;               /* without the base */
+    unsigned char *is_mixed; /* for each source */
+    double weight_sum;
+    int has_base; /* the last source is mixed in */
+};
+
 struct lofi__plan {
     lofi_average_files_options options; /* what they point to is borrowed */
     lofi_checkpoint **sources;          /* the inputs, then the base */
     int source_count, input_count;
     double weight_sum;
+    struct lofi__mixing mixing;
     const struct lofi__kind *kind; /* NULL: the first input's */
     struct lofi__job *jobs;        /* as they lie, file after file */
     uint64_t job_count;

@@ -123,6 +123,7 @@ static void work(struct stream *stream, int is_caller)
 
     lofi_status st = lofi__worker_create(&worker, stream->plan,
                                          is_check ? &lofi__kernels_scalar : lofi__kernels_get());
+    worker.findings = stream->options->findings;
     if (st != LOFI_OK) note(stream, &block, st);
     while (st == LOFI_OK && take_block(stream, &block)) {
         st = lofi__block_run(&worker, &block, stream->options->fds[block.job->file], is_check);

@@ -7,8 +7,9 @@
 
 struct lofi__stream_options {
     const int *fds; /* of the plan's outputs, open for writing, or reading to check */
-    int threads;    /* >= 1 */
-    int is_check;   /* 1: computes with the scalar kernels and compares */
+    struct lofi__findings *findings; /* gets what is found while writing */
+    int threads;                     /* >= 1 */
+    int is_check;                    /* 1: computes with the scalar kernels and compares */
 };
 
 /* The number of threads for a plan: as many as were asked for, or CPUs, but no more than there is

@@ -158,8 +158,10 @@ def average_files(
     skip: str | None,
     dtype: str | None,
     integers_first: bool,
+    strip_prefixes: Sequence[str],
     force: bool,
 ) -> None: ...
+def open_checkpoint(path: str) -> None: ...
 def select_names(only: str | None, skip: str | None, names: Sequence[str]) -> list[bool]: ...
 
 # The average.

@@ -114,6 +114,50 @@ static void test_averages(const char *const *inputs)
     check_out(weights); /* the output of before */
 }
 
+struct told {
+    uint64_t count[3];
+    int calls, is_averaged;
+};
+
+static void note_finding(void *ctx, const lofi_finding *finding)
+{
+    struct told *told = ctx;
+    ASSERT(finding->input >= 0 && finding->input < 3);
+    EXPECT(strcmp(finding->tensor, "x") == 0 && strcmp(finding->file, paths[finding->input]) == 0);
+    told->count[finding->input] += finding->count;
+    told->is_averaged = finding->is_averaged;
+    told->calls++;
+}
+
+/* Threads count what they find in their blocks; it is told once for each input. */
+static void test_findings(const char *const *inputs)
+{
+    static const int places[] = {0, 1, COUNT / 2, COUNT - 1};
+    static const double without[3] = {1, 0, 1};
+    float before[4];
+
+    for (int i = 0; i < 4; i++) {
+        before[i] = values[1][places[i]];
+        values[1][places[i]] = i % 2 ? (float)(0.0 / 0.0) : (float)(1.0 / 0.0);
+    }
+    write_file(paths[1], values[1], steps[1]);
+    lofi_log_set_level(LOFI_LOG_ERROR);
+    for (int threads = 1; threads <= 4; threads++) {
+        struct told told = {{0}, 0, 0};
+        lofi_average_files_options o = options_of(inputs, threads);
+        o.weights = threads == 4 ? without : NULL;
+        o.verify = 1;
+        o.finding = note_finding;
+        o.ctx = &told;
+        ASSERT(lofi_average_files(&o, NULL) == LOFI_OK);
+        EXPECT(told.calls == 1 && told.count[1] == 4 && told.is_averaged == (threads < 4));
+    }
+    lofi_log_set_level(LOFI_LOG_WARN);
+    for (int i = 0; i < 4; i++)
+        values[1][places[i]] = before[i];
+    write_file(paths[1], values[1], steps[1]);
+}
+
 /* Whoever fails, in whatever thread, its sentence comes back. */
 static void test_sentences(const char *const *inputs)
 {
@@ -126,6 +170,10 @@ static void test_sentences(const char *const *inputs)
     o.out = paths[1];
     EXPECT(lofi_average_files(&o, NULL) == LOFI_INVALID);
     EXPECT_ERROR("replace an input");
+    o.strip_count = 1;
+    EXPECT(lofi_average_files_check(&o) == LOFI_INVALID);
+    o.strip_count = -1;
+    EXPECT(lofi_average_files_check(&o) == LOFI_INVALID);
     o.input_count = 0;
     EXPECT(lofi_average_files(&o, NULL) == LOFI_INVALID);
     o.size = 0;
@@ -180,6 +228,7 @@ int main(void)
 
     make_files();
     test_averages(inputs);
+    test_findings(inputs);
     test_compare();
     test_sentences(inputs);
     test_shortened_meanwhile(inputs);

@@ -34,6 +34,7 @@ static void test_accepted(void)
     EXPECT(strcmp(h.metadata[0].value, "pt") == 0);
     lofi__header_clear(&h);
     EXPECT(parse("{}", 0) == LOFI_OK);
+    EXPECT(parse("{\"__metadata__\":null}", 0) == LOFI_OK);
     EXPECT(parse("{\"x\":" ENTRY("F4", "[3,2]", "[0,3]") "}", 3) == LOFI_OK);
 }
 

@@ -11,6 +11,7 @@ import lofi
 import pytest
 import torch
 from harness import truth
+from lofi.files import checkpoints
 from safetensors.torch import load_file, save_file
 
 
@@ -177,8 +178,6 @@ def test_what_lies_in_a_replaced_folder_stays(tmp_path):
 
 
 def test_what_cannot_be_renamed_leaves_the_old_folder(tmp_path, monkeypatch):
-    from lofi.files import checkpoints
-
     inputs, out = [tmp_path / "a", tmp_path / "b"], tmp_path / "out"
     saved_sharded(*inputs, out)
     (out / "notes.txt").write_text("mine")
@@ -194,6 +193,27 @@ def test_what_cannot_be_renamed_leaves_the_old_folder(tmp_path, monkeypatch):
         lofi.average_checkpoints(inputs, out, force=True)
     assert {p.name for p in out.iterdir()} == {".metadata", "__0_0.distcp", "notes.txt"}
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "out"]
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_a_folder_that_another_has_made_meanwhile(tmp_path, monkeypatch, force):
+    paths = [tmp_path / "a", tmp_path / "b"]
+    saved_sharded(*paths)
+    save, out = checkpoints.save, tmp_path / "out"
+
+    def save_late(*arguments):
+        saved_sharded(out)
+        (out / "notes").write_text("x")
+        save(*arguments)
+
+    monkeypatch.setattr(checkpoints, "save", save_late)
+    if force:
+        lofi.average_checkpoints(paths, out, force=True)
+    else:
+        with pytest.raises(OSError, match="not empty"):
+            lofi.average_checkpoints(paths, out)
+    assert (out / "notes").exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "out"]
 
 
 def test_mode_is_kept(tmp_path):
@@ -361,7 +381,7 @@ def test_odd_contents(tmp_path):
         (["float"], {"dtype": "int64"}, "dtype is 'int64'"),
         (["float"], {"base": tmp_path / "float.pt"}, "base and alpha belong together"),
         (["float"], {"alpha": 0.5}, "base and alpha belong together"),
-        (["float"], {"weights": [-1]}, "x of .*float.pt"),
+        (["float"], {"weights": [-1]}, "^lofi: x of .*float.pt and others: weight"),
         (["float"], {"only": "y"}, "none of its tensors is selected"),
         (["float"], {"skip": r"\d"}, "skip.* not POSIX"),
     ):

@@ -69,9 +69,14 @@ def decode(kind: str, raw: np.ndarray) -> np.ndarray:
 
 
 def mean(inputs, weights=None, base=None, alpha=1.0):
-    """The formula of lofi.h, in float64 arrays."""
+    """The formula of lofi.h, in float64 arrays: what has the factor 0 is not in the sum."""
+    weights = [1.0] * len(inputs) if weights is None else weights
+    if base is not None and alpha == 0:
+        return base
+    counting = [(i, w) for i, w in zip(inputs, weights, strict=True) if w != 0]
+    inputs, weights = zip(*counting, strict=True)
     with np.errstate(all="ignore"):
-        return truth.formula(inputs, weights, base, alpha)
+        return truth.formula(inputs, weights, None if alpha == 1 else base, alpha)
 
 
 class Tensor:
@@ -157,12 +162,13 @@ def read(path) -> dict[str, Tensor]:
     return tensors
 
 
-def lofi(*arguments, check=True, **keywords) -> subprocess.CompletedProcess:
+def lofi(*arguments, check=True, code=0, **keywords) -> subprocess.CompletedProcess:
+    """`code` 3: the average is written, and has numbers that are not finite or did not fit."""
     done = subprocess.run(
         [LOFI, *map(str, arguments)], capture_output=True, text=True, timeout=120, **keywords
     )
     if check:
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == code, done.stderr
     return done
 
 

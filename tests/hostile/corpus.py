@@ -115,6 +115,7 @@ def texts() -> list[Case]:
         one("double_metadata", b'{"__metadata__":{},"__metadata__":{}}', "twice", b""),
         one("double_in_metadata", b'{"__metadata__":{"a":"","a":""}}', "'a' twice", b""),
         one("metadata_number", {"__metadata__": {"a": 1}, "w": entry()}, "other than text"),
+        one("metadata_null_twice", b'{"__metadata__":null,"__metadata__":null}', "twice", b""),
         one("metadata_list", {"__metadata__": [], "w": entry()}, "not an object"),
         one("deep", b'{"w":' + deep + b"}", "'w' is not"),
         one("deep_shape", {"w": entry() | {"shape": json.loads("[" * 99 + "]" * 99)}}, "whole"),

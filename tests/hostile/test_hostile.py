@@ -54,8 +54,7 @@ def test_accepted(tmp_path):
     text = b'{"w":{"data_offsets":[0,24],"shape":[2,3],"dtype":"F32"}}'
     odd = {
         "padded": file_of(text + b" " * 1000),
-        "no_tensors": file_of({}, b""),
-        "only_metadata": file_of({"__metadata__": {"a": "b"}}, b""),
+        "metadata_of_null": file_of({"__metadata__": None, "w": entry()}),
         "zero_sized": file_of(
             {"a": entry("F32", (0,), 0, 0), "b": entry("F64", (4, 0), 0, 0)}, b""
         ),
@@ -80,6 +79,17 @@ def test_accepted(tmp_path):
         assert done.returncode == 0, done.stderr
         assert lofi("info", out).returncode == 0
         assert b" 0 differ" in lofi("diff", path, out).stdout, name
+
+
+def test_no_tensors(tmp_path):
+    """Such a file may be looked at. An average of none is no average."""
+    for number, header in enumerate(({}, {"__metadata__": {"a": "b"}}, {"__metadata__": None})):
+        path = tmp_path / f"{number}.safetensors"
+        path.write_bytes(corpus.file_of(header, b""))
+        assert lofi("info", path).returncode == 0
+        before = names_in(tmp_path)
+        check_refused(lofi("average", path, path, "-o", tmp_path / "out"), "has no tensors")
+        assert names_in(tmp_path) == before
 
 
 def test_safetensors_agrees(tmp_path):

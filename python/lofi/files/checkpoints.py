@@ -16,7 +16,10 @@ from typing import Any
 
 import torch
 
-from lofi.files.contents import load_pickled, save, tensors_of, with_tensors
+from lofi.files import names as naming
+from lofi.files.contents import save, tensors_of, with_tensors
+from lofi.files.numbers import Findings, Mix
+from lofi.files.reading import load
 from lofi.job.native import _C
 
 INTEGERS = ("equal", "first")
@@ -39,6 +42,7 @@ def average_checkpoints(
     skip: str | None = None,
     dtype: str | torch.dtype | None = None,
     integers: str = "equal",
+    strip_prefix: str | Sequence[str] = (),
     force: bool = False,
 ) -> None:
     """Write the average of checkpoints to `out`, in the format of the first (tensors by name, of
@@ -55,8 +59,15 @@ def average_checkpoints(
     dtype: of the output's real floating-point tensors (torch.bfloat16, "bfloat16" or "bf16", ...);
         by default each one's own.
     integers: "equal", integers and booleans that differ are an error, or "first".
+    strip_prefix: one or several beginnings of names ("module." of DDP, "_orig_mod." of
+        torch.compile), each taken off in the inputs (in nested files: the dicts of tensors) all of
+        whose names have it; one that is nowhere is an error. `only` and `skip` see what is left.
     force: replace an output that exists; of a folder, the checkpoint in it: what else lies there
         stays.
+    A tensor that one input lacks is no error if it is tied in another: equal, bit for bit, to one
+    that both have. NaN, infinities and averages beyond the range of their dtype are written, and
+    warned of; what has the factor 0 (a weight, alpha) is left out of the sum with them.
+
     TypeError, ValueError, FileExistsError or RuntimeError say what is wrong; nothing is written
     then, nor after Ctrl-C.
     """
@@ -72,6 +83,9 @@ def average_checkpoints(
     if (base is None) != (alpha is None):
         raise ValueError("lofi: base and alpha belong together: give both, or neither")
     alpha = 1.0 if alpha is None else alpha
+    prefixes = [strip_prefix] if isinstance(strip_prefix, str) else list(strip_prefix)
+    if any(not isinstance(prefix, str) or not prefix for prefix in prefixes):
+        raise ValueError(f"lofi: strip_prefix is {strip_prefix!r}: give texts that are not empty")
     for word, expression in (("only", only), ("skip", skip)):
         if expression and "\0" in expression:
             raise ValueError(f"lofi: {word} has a NUL in it")
@@ -87,6 +101,7 @@ def average_checkpoints(
         "only": only,
         "skip": skip,
         "dtype": dtype,
+        "strip_prefixes": prefixes,
     }
     for path in inputs:
         if not os.path.lexists(path):
@@ -113,9 +128,9 @@ def average_checkpoints(
         return
     _refuse_target(target, inputs, force, first)
     if first == "a folder of torch.distributed.checkpoint":
-        _average_sharded(names, target, origin, integers=integers, **how)
+        _average_sharded(names, target, origin, force, integers=integers, **how)
     else:
-        if target.endswith(".safetensors") and not _is_flat(_load(names[0])):
+        if target.endswith(".safetensors") and not _is_flat(load(names[0])):
             raise ValueError(
                 f"lofi: {names[0]} holds more than tensors by name, which {target} can't: give the "
                 "output another ending, such as .pt"
@@ -157,25 +172,6 @@ def _refuse_target(target: str, inputs: list[str], force: bool, kind: str) -> No
         raise ValueError(f"lofi: {target} is a link to a folder: name the folder itself")
 
 
-def _load(path: str) -> Any:
-    try:
-        return load_pickled(path)
-    except FileNotFoundError:
-        raise
-    except Exception as error:
-        raise ValueError(
-            f"lofi: {path} can't be read safely: it is damaged, or holds more than tensors and "
-            "plain values, such as a whole module; save its state_dict() instead, or allow its "
-            f"classes with torch.serialization.add_safe_globals ({_reason(error)})"
-        ) from error
-
-
-def _reason(error: Exception) -> str:
-    """torch advises over many lines: the one that names the class is taken, else the first."""
-    lines = [line.strip() for line in str(error).splitlines()] or [""]
-    return next((line for line in lines if "GLOBAL" in line), lines[0])[:300]
-
-
 def _average_pickled(
     paths: list[str],
     base: str | None,
@@ -186,19 +182,26 @@ def _average_pickled(
     skip: str | None,
     dtype: str | None,
     integers: str,
+    strip_prefixes: list[str],
     labels: list[str] | None = None,
 ) -> Any:
     """`labels`: what errors call the paths, and the base last."""
     paths = [*paths, *([base] if base else [])]
     labels = labels or paths
-    contents = [_load(path) for path in paths]
+    contents = [load(path) for path in paths]
+    naming.strip(contents, strip_prefixes)
     found = [_named(content, label) for content, label in zip(contents, labels, strict=True)]
+    if not found[0]:
+        raise ValueError(f"lofi: {labels[0]} has no tensors: there is nothing to average")
     selected = [_selected(tensors, only, skip) for tensors in found]
-    if found[0] and not selected[0]:
+    if not selected[0]:
         raise ValueError(
             f"lofi: {labels[0]}: none of its tensors is selected: "
             f"only is {only!r}, skip is {skip!r}"
         )
+    naming.match(contents, found, selected, labels)
+    mix = Mix(len(paths) - bool(base), weights, base is not None, alpha)
+    findings = Findings(labels, mix)
     averaged: dict[tuple, torch.Tensor] = {}  # by where the data lie in all files: tied ones once
     put: dict[str, torch.Tensor] = {}
     for name, tensor in found[0].items():
@@ -211,11 +214,9 @@ def _average_pickled(
             continue
         key = tuple(_place(one) for one in same)
         if key not in averaged:
-            averaged[key] = _average(name, same, labels, weights, base is not None, alpha, dtype)
+            averaged[key] = _average(name, same, labels, findings, dtype)
         put[name] = averaged[key]
-    for names, label in zip(selected, labels, strict=True):
-        if rest := names - found[0].keys():
-            raise ValueError(f"lofi: {labels[0]} has no tensor {min(rest)}, {label} has")
+    findings.tell()
     return with_tensors(contents[0], put)
 
 
@@ -256,8 +257,6 @@ def _named(content: Any, label: str) -> dict[str, torch.Tensor]:
 def _tensor_of(
     name: str, first: torch.Tensor, found: dict[str, torch.Tensor], path: str
 ) -> torch.Tensor:
-    if name not in found:
-        raise ValueError(f"lofi: {path} has no tensor {name}")
     tensor = found[name]
     if _has_mean(tensor) != _has_mean(first):
         raise ValueError(f"lofi: {name} is {tensor.dtype} in {path}, {first.dtype} in the first")
@@ -281,9 +280,7 @@ def _average(
     name: str,
     tensors: list[torch.Tensor],
     labels: list[str],
-    weights: Sequence[float] | None,
-    has_base: bool,
-    alpha: float,
+    findings: Findings,
     dtype: str | None,
 ) -> torch.Tensor:
     is_complex = any(tensor.is_complex() for tensor in tensors)
@@ -294,15 +291,19 @@ def _average(
         raise ValueError(f"lofi: dtype is {dtype!r}; use a name such as 'bfloat16'")
     out = torch.empty(tensors[0].shape, dtype=wanted)
     inputs = [tensor.resolve_conj().resolve_neg().contiguous() for tensor in tensors]
-    base = inputs.pop() if has_base else None
     try:
-        _C.mean(out, inputs, list(weights) if weights is not None else None, base, alpha)
+        findings.mix.run(out, inputs)
     except ValueError as error:
-        raise ValueError(f"lofi: {name} of {labels[0]} and others: {error}") from error
+        raise ValueError(
+            f"lofi: {name} of {labels[0]} and others: {str(error).removeprefix('lofi: ')}"
+        ) from error
+    findings.look(name, out, inputs)
     return out
 
 
-def _average_sharded(names: list[str], target: str, base: str | None, **how: Any) -> None:
+def _average_sharded(
+    names: list[str], target: str, base: str | None, is_forced: bool, **how: Any
+) -> None:
     """torch's converter writes a file of torch.save for each folder, and these are averaged."""
     from torch.distributed.checkpoint.format_utils import dcp_to_torch_save, torch_save_to_dcp
 
@@ -321,10 +322,20 @@ def _average_sharded(names: list[str], target: str, base: str | None, **how: Any
         whole, made = os.path.join(folder, "average.pt"), os.path.join(folder, "average")
         save(_average_pickled(files, origin, labels=labels, **how), whole)
         torch_save_to_dcp(whole, made)
-        if os.path.isdir(target):
+        if is_forced and os.path.isdir(target):
             _replace_sharded(made, target.rstrip(os.sep), folder + "-old")
         else:
-            os.rename(made, target)
+            _name_sharded(made, target, folder + "-old", is_forced)
+
+
+def _name_sharded(made: str, target: str, old: str, is_forced: bool) -> None:
+    """With force the target may have come meanwhile, of another process: the last one stays."""
+    try:
+        os.rename(made, target)
+    except OSError:
+        if not is_forced or not os.path.isdir(target):
+            raise
+        _replace_sharded(made, target.rstrip(os.sep), old)
 
 
 def _replace_sharded(made: str, target: str, old: str) -> None:

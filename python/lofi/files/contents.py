@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Checkpoints hold tensors in nested dicts, lists and tuples, and their files are written whole."""
 
-import argparse
 import os
 import tempfile
 import threading
@@ -10,6 +9,8 @@ from typing import Any
 
 import torch
 import torch.serialization
+
+from lofi.files.harmless import Reading
 
 _saving = threading.local()
 
@@ -21,9 +22,19 @@ def is_saving() -> bool:
 
 def load_pickled(path: str) -> Any:
     """A file of torch.save, mapped where it can be, and without running code that it holds."""
-    # DeiT's files hold its arguments.
-    with torch.serialization.safe_globals([argparse.Namespace]):
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    reading = Reading()
+    with torch.serialization.safe_globals(reading.allowed()):
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+    return reading.finished(content)
+
+
+def refused_classes(path: str) -> list[str]:
+    """All that a file names and `load_pickled` does not read, where torch can tell."""
+    with torch.serialization.safe_globals(Reading().allowed()):
+        try:
+            return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+        except Exception:  # no zip, a damaged one, a protocol that torch does not look into
+            return []
 
 
 def _is_zip(path: str) -> bool:
