@@ -43,7 +43,7 @@ def gathered(features: torch.Tensor, has_grad: bool, own_has_grad: bool) -> torc
 
 
 def clip(images: torch.Tensor, texts: torch.Tensor, local: bool, has_grad: bool) -> torch.Tensor:
-    """The symmetric cross entropy of CLIP, of all pairs or of this rank's (open_clip's two ways)."""
+    """The symmetric cross entropy of CLIP, of all pairs or of this rank's, as open_clip has it."""
     all_images, all_texts = (gathered(x, has_grad, not local) for x in (images, texts))
     if local:
         logits = 10 * images @ all_texts.T, 10 * texts @ all_images.T
@@ -74,7 +74,7 @@ LOSSES: dict[str, Callable[..., torch.Tensor]] = {
 
 
 def backward(number: int, loss_of: Callable[..., torch.Tensor]) -> Any:
-    """The loss and the gradients of one step of DDP, with data that depends on the rank's number."""
+    """The loss and gradients of a step of DDP, with data that depends on the rank's number."""
     model = DDP(Towers())
     generator = torch.Generator().manual_seed(number)
     data = (torch.randn(BATCH, 4, generator=generator, dtype=torch.float64) for _ in range(2))
