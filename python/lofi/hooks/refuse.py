@@ -5,6 +5,8 @@ Nodes that train apart exchange nothing, so each must hold a whole replica. A sh
 would silently come from this node's image: a wrong value, not an error.
 """
 
+import inspect
+from functools import partial
 from typing import Any
 
 import torch.distributed as dist
@@ -34,17 +36,47 @@ def install() -> None:
     )
 
 
+    for name, owner in _DEEPSPEED:
+        when_imported(f"deepspeed.runtime.{name}", partial(_install_deepspeed, owner))
+
+
+# DeepSpeed's optimizers that give each rank a part of the states: ZeRO 1 and 2, 3, and that of
+# bfloat16, which is ZeRO 1.
+_DEEPSPEED = (
+    ("zero.stage_1_and_2", "DeepSpeedZeroOptimizer"),
+    ("zero.stage3", "DeepSpeedZeroOptimizer_Stage3"),
+    ("bf16_optimizer", "BF16_Optimizer"),
+)
+
+
+def _install_deepspeed(owner: str, module: Any) -> None:
+    if hasattr(module, owner):  # releases differ
+        wrap(getattr(module, owner), "__init__", _deepspeed)
+
+
+def _deepspeed(original: Any, self: Any, *args: Any, **kwargs: Any) -> None:
+    given = inspect.signature(original).bind(self, *args, **kwargs).arguments
+    what = f"DeepSpeed's {type(self).__name__}"
+    _refuse(what, given.get("dp_process_group"), 'take "zero_optimization": {"stage": 0}')
+    original(self, *args, **kwargs)
+
+
 def _install_dtensor(module: Any) -> None:
     wrap(module.Shard, "_shard_tensor", _shard_tensor)
 
 
-def _refuse(what: str, group: Any) -> None:
+_HSDP = (
+    "keep each replica inside a node (HSDP: a device mesh of (nodes, ranks of a node), sharded "
+    "over its second dimension)"
+)
+
+
+def _refuse(what: str, group: Any, instead: str = _HSDP) -> None:
     nodes = lookup.nodes_spanned(group)
     if nodes > 1 and job.current().spans_nodes:
         raise RuntimeError(
-            f"lofi: {what} would spread a model over {nodes} nodes, and nodes train apart: keep "
-            "each replica inside a node (HSDP: a device mesh of (nodes, ranks of a node), sharded "
-            "over its second dimension)"
+            f"lofi: {what} would spread a model over {nodes} nodes, and nodes train apart: "
+            f"{instead}"
         )
 
 
