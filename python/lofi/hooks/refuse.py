@@ -35,7 +35,6 @@ def install() -> None:
         lambda module: wrap(module._PipelineStageBase, "__init__", _pipeline),
     )
 
-
     for name, owner in _DEEPSPEED:
         when_imported(f"deepspeed.runtime.{name}", partial(_install_deepspeed, owner))
 
