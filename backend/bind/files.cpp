@@ -61,7 +61,7 @@ void average_files(const std::vector<std::string> &inputs, const std::string &ou
                    const std::optional<std::string> &base, double alpha,
                    const std::optional<std::string> &only, const std::optional<std::string> &skip,
                    const std::optional<std::string> &dtype, bool integers_first,
-                   const std::vector<std::string> &strip_prefixes, bool force)
+                   const std::vector<std::string> &strip_prefixes, bool force, bool raw_weights)
 {
     const std::vector<const char *> paths = texts_of(inputs);
     const std::vector<const char *> prefixes = texts_of(strip_prefixes);
@@ -82,6 +82,7 @@ void average_files(const std::vector<std::string> &inputs, const std::string &ou
     options.strip_prefixes = prefixes.data();
     options.strip_count = static_cast<int>(prefixes.size());
     options.force = force;
+    options.raw_weights = raw_weights;
     SignalCheck signals;
     options.progress = SignalCheck::run;
     options.ctx = &signals;
@@ -108,7 +109,8 @@ const Binding files{[](py::module_ &m) {
     m.def("average_files", &average_files, py::arg("inputs"), py::arg("out"), py::kw_only(),
           py::arg("weights"), py::arg("base"), py::arg("alpha"), py::arg("only"), py::arg("skip"),
           py::arg("dtype"), py::arg("integers_first"), py::arg("strip_prefixes"), py::arg("force"),
-          py::call_guard<py::gil_scoped_release>(), "lofi_average_files of lofi.h.");
+          py::arg("raw_weights"), py::call_guard<py::gil_scoped_release>(),
+          "lofi_average_files of lofi.h.");
     m.def("open_checkpoint", &open_checkpoint, py::arg("path"),
           "Raises what lofi_checkpoint_open of lofi.h says of the path, if it is no checkpoint.");
     m.def("select_names", &select_names, py::arg("only"), py::arg("skip"), py::arg("names"),

@@ -45,7 +45,7 @@ void cuda_mean(at::Tensor out, const at::Tensor &pieces,
 // Integers and booleans are copied from the first input; with a base or other dtypes all are
 // floats.
 void mean(at::Tensor out, const Tensors &inputs, const std::optional<std::vector<double>> &weights,
-          const std::optional<at::Tensor> &base, double alpha)
+          const std::optional<at::Tensor> &base, double alpha, bool raw_weights)
 {
     TORCH_CHECK_VALUE(!inputs.empty(), "lofi: a mean needs at least one input");
     TORCH_CHECK_VALUE(!weights || weights->size() == inputs.size(), "lofi: ", inputs.size(),
@@ -53,7 +53,7 @@ void mean(at::Tensor out, const Tensors &inputs, const std::optional<std::vector
     Tensors all = inputs;
     if (base) all.push_back(*base);
     check_dense(out);
-    bool alike = !base;
+    bool alike = !base && !raw_weights;
     std::vector<lofi_dtype> dtypes;
     for (const auto &tensor : all) {
         check_dense(tensor);
@@ -69,6 +69,7 @@ void mean(at::Tensor out, const Tensors &inputs, const std::optional<std::vector
     mix.inputs = static_cast<int>(inputs.size());
     mix.base_dtype = dtypes.back();
     mix.alpha = alpha;
+    mix.raw_weights = raw_weights;
     std::mutex mutex;
     lofi_status failed = LOFI_OK;
     std::string text;
@@ -118,7 +119,8 @@ const Binding values{[](py::module_ &m) {
     m.attr("CUDA_IS_BUILT") = lofi_cuda_is_built() == 1;
     m.attr("CUDA_MEAN_INPUTS") = LOFI_CUDA_MEAN_INPUTS;
     m.def("mean", &mean, py::arg("out"), py::arg("inputs"), py::arg("weights") = std::nullopt,
-          py::arg("base") = std::nullopt, py::arg("alpha") = 1.0, release_gil());
+          py::arg("base") = std::nullopt, py::arg("alpha") = 1.0, py::arg("raw_weights") = false,
+          release_gil());
     m.def("cuda_mean", &cuda_mean, py::arg("out"), py::arg("pieces"), py::arg("weights"),
           py::arg("stream"), release_gil(), "lofi_cuda_mean of lofi.h.");
     m.def("digest", &digest, py::arg("tensor"));

@@ -1,15 +1,12 @@
 /* SPDX-License-Identifier: MIT */
-/*
- * lofi average. A first signal to end is noted, and the average stops at the next block with
- * nothing left behind; then the signal does what it would have done. A second one does so at once.
- */
+/* lofi average. */
 #define _GNU_SOURCE
-#include "cli/cli.h"
+#include "cli/average.h"
 #include "cli/findings.h"
+#include "cli/signals.h"
 
 #include <errno.h>
 #include <inttypes.h>
-#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -31,6 +28,7 @@ static const char help[] =
     "\n"
     "  -o, --output OUT       file or folder to write\n"
     "  -w, --weights W,W,...  one number for each input, at least 0 (default: all equal)\n"
+    "      --no-normalize     weights are coefficients, also below 0: not divided by their sum\n"
     "  -b, --base BASE        interpolate: (1 - A) * BASE + A * average\n"
     "  -a, --alpha A          how far to go from BASE to the average\n"
     "      --only REGEX       average only the tensors whose name matches (POSIX extended); the\n"
@@ -72,10 +70,11 @@ enum {
     OPTION_VERIFY,
     OPTION_SHA256,
     OPTION_STRIP_PREFIX,
-    OPTION_JSON
+    OPTION_JSON,
+    OPTION_NO_NORMALIZE
 };
 
-static const struct option longs[] = {
+const struct option cli_average_options[] = {
     {"output", required_argument, NULL, 'o'},
     {"weights", required_argument, NULL, 'w'},
     {"base", required_argument, NULL, 'b'},
@@ -93,26 +92,9 @@ static const struct option longs[] = {
     {"threads", required_argument, NULL, 'j'},
     {"quiet", no_argument, NULL, 'q'},
     {"json", no_argument, NULL, OPTION_JSON},
+    {"no-normalize", no_argument, NULL, OPTION_NO_NORMALIZE},
     {"help", no_argument, NULL, 'h'},
     {NULL, 0, NULL, 0}};
-
-struct arguments {
-    lofi_average_files_options options;
-    const char *weights; /* as given */
-    const char **prefixes;
-    int has_alpha, is_quiet, is_json, is_help;
-};
-
-static volatile sig_atomic_t signal_seen;
-
-static void note_signal(int number)
-{
-    if (signal_seen != 0) {
-        signal(number, SIG_DFL);
-        raise(number);
-    }
-    signal_seen = number;
-}
 
 /* The context of the library's calls. */
 struct progress {
@@ -135,10 +117,10 @@ static int show_progress(void *ctx, uint64_t done, uint64_t total)
         cli_print_bytes(stderr, total);
         fputs(done >= total ? "\r                         \r" : " ", stderr);
     }
-    return signal_seen;
+    return cli_signal();
 }
 
-static int parse_number(const char *text, double *value)
+int cli_parse_number(const char *text, double *value)
 {
     char *end;
     *value = strtod(text, &end);
@@ -167,7 +149,7 @@ static int parse_size(const char *text, uint64_t *bytes)
 }
 
 /* One number for each input, between commas. */
-static int parse_weights(const char *text, double *weights, int count)
+int cli_parse_weights(const char *text, double *weights, int count)
 {
     for (int i = 0; i < count; i++) {
         char *end;
@@ -178,12 +160,13 @@ static int parse_weights(const char *text, double *weights, int count)
     return 1;
 }
 
-static int misuse_value(const char *option, const char *value, const char *wanted)
+static int misuse_value(const struct arguments *a, const char *option, const char *value,
+                        const char *wanted)
 {
-    return cli_misuse("average", "--%s is '%s': %s", option, value, wanted);
+    return cli_misuse(a->command, "--%s is '%s': %s", option, value, wanted);
 }
 
-static int take_option(struct arguments *a, int option, char *value)
+int cli_take_average_option(struct arguments *a, int option, char *value)
 {
     lofi_average_files_options *o = &a->options;
     char *end;
@@ -201,7 +184,8 @@ static int take_option(struct arguments *a, int option, char *value)
         break;
     case 'a':
         a->has_alpha = 1;
-        if (!parse_number(value, &o->alpha)) return misuse_value("alpha", value, "give a number");
+        if (!cli_parse_number(value, &o->alpha))
+            return misuse_value(a, "alpha", value, "give a number");
         break;
     case OPTION_ONLY:
         o->only = value;
@@ -215,16 +199,16 @@ static int take_option(struct arguments *a, int option, char *value)
     case OPTION_INT:
         o->integers_first = strcmp(value, "first") == 0;
         if (!o->integers_first && strcmp(value, "equal") != 0)
-            return misuse_value("int", value, "choose equal or first");
+            return misuse_value(a, "int", value, "choose equal or first");
         break;
     case OPTION_SHARD_SIZE:
         if (!parse_size(value, &o->shard_bytes))
-            return misuse_value("shard-size", value, "give a size such as 5GB, 500MB or 2GiB");
+            return misuse_value(a, "shard-size", value, "give a size such as 5GB, 500MB or 2GiB");
         break;
     case 'j':
         threads = strtol(value, &end, 10);
         if (*end != '\0' || threads < 1 || threads > 4096)
-            return misuse_value("threads", value, "give a number from 1 to 4096");
+            return misuse_value(a, "threads", value, "give a number from 1 to 4096");
         o->threads = (int)threads;
         break;
     case 'f':
@@ -249,6 +233,9 @@ static int take_option(struct arguments *a, int option, char *value)
     case OPTION_JSON:
         a->is_json = 1;
         break;
+    case OPTION_NO_NORMALIZE:
+        o->raw_weights = 1;
+        break;
     case 'h':
         a->is_help = 1;
         break;
@@ -266,6 +253,8 @@ static int check_arguments(const struct arguments *a)
         return cli_misuse("average", "--alpha needs --base");
     if (!a->has_alpha && a->options.base != NULL)
         return cli_misuse("average", "--base needs --alpha");
+    if (a->options.raw_weights && a->weights == NULL)
+        return cli_misuse("average", "--no-normalize needs --weights");
     return CLI_DONE;
 }
 
@@ -283,10 +272,11 @@ static void print_json(const struct arguments *a, const lofi_average_report *r, 
     cli_print_json(stdout, a->options.out);
     printf(", \"inputs\": %d, \"averaged\": %" PRIu64 ", \"copied\": %" PRIu64
            ", \"bytes_read\": %" PRIu64 ", \"bytes_written\": %" PRIu64 ", \"files\": %" PRIu64
-           ", \"threads\": %d, \"verified\": %s, \"seconds\": %.3f, ",
+           ", \"threads\": %d, \"verified\": %s, \"batchnorm_averaged\": %" PRIu64
+           ", \"seconds\": %.3f, ",
            a->options.input_count, r->averaged_count, r->copied_count, r->bytes_read,
            r->bytes_written, r->file_count, r->threads, a->options.verify ? "true" : "false",
-           duration);
+           r->statistics_count, duration);
     cli_findings_print(findings, stdout);
     printf("}\n");
 }
@@ -308,26 +298,11 @@ static void print_report(const struct arguments *a, const lofi_average_report *r
            a->options.verify ? "; read again and verified" : "");
 }
 
-static void catch_signals(void)
-{
-    static const int caught[] = {SIGINT, SIGTERM, SIGHUP};
-    struct sigaction action, before;
-
-    memset(&action, 0, sizeof action);
-    action.sa_handler = note_signal;
-    for (size_t i = 0; i < sizeof caught / sizeof caught[0]; i++)
-        if (sigaction(caught[i], NULL, &before) == 0 && before.sa_handler != SIG_IGN)
-            sigaction(caught[i], &action, NULL);
-}
-
 static int fail(int is_shown)
 {
     if (is_shown) fputc('\n', stderr);
     cli_fail();
-    if (signal_seen != 0) {
-        signal(signal_seen, SIG_DFL);
-        raise(signal_seen);
-    }
+    cli_end_by_signal();
     return CLI_FAILED;
 }
 
@@ -341,7 +316,7 @@ static int run(struct arguments *a)
     a->options.ctx = &progress;
     int code = cli_findings_open(&progress.findings, &a->options);
     if (code == CLI_DONE) {
-        catch_signals();
+        cli_catch_signals();
         const double begin = seconds();
         if (lofi_average_files(&a->options, &report) != LOFI_OK)
             code = fail(progress.is_shown);
@@ -356,7 +331,7 @@ static int run(struct arguments *a)
 /* `weights` has room for one number for each word of the command. */
 static int run_with(struct arguments *a, double *weights)
 {
-    if (a->weights != NULL && !parse_weights(a->weights, weights, a->options.input_count))
+    if (a->weights != NULL && !cli_parse_weights(a->weights, weights, a->options.input_count))
         return cli_misuse("average", "--weights is '%s': give %d numbers with commas between them",
                           a->weights, a->options.input_count);
     if (a->weights != NULL) a->options.weights = weights;
@@ -369,8 +344,8 @@ static int read_and_run(int argc, char **argv, struct arguments *a, double *weig
 {
     int option;
 
-    while ((option = cli_next_option(argc, argv, ":o:w:b:a:j:fqh", longs)) != -1) {
-        const int code = take_option(a, option, optarg);
+    while ((option = cli_next_option(argc, argv, CLI_AVERAGE_SHORTS, cli_average_options)) != -1) {
+        const int code = cli_take_average_option(a, option, optarg);
         if (code != CLI_DONE) return code;
     }
     if (a->is_help) {
@@ -385,7 +360,7 @@ static int read_and_run(int argc, char **argv, struct arguments *a, double *weig
 
 int cli_average(int argc, char **argv)
 {
-    struct arguments a = {.options = LOFI_AVERAGE_FILES_OPTIONS_INIT};
+    struct arguments a = {.command = "average", .options = LOFI_AVERAGE_FILES_OPTIONS_INIT};
     double *weights = calloc((size_t)argc, sizeof *weights);
     int code = CLI_FAILED;
 

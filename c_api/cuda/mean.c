@@ -252,7 +252,7 @@ lofi_status lofi_cuda_mean(lofi_dtype dtype, void *out, const void *in, size_t s
     int ordinal = 0, is_retained = 0;
 
     lofi_status st = check_numbers(dtype, stride_bytes, inputs, count);
-    if (st == LOFI_OK) st = lofi__mean_weights(weights, inputs, &weight_sum);
+    if (st == LOFI_OK) st = lofi__mean_weights(weights, inputs, 0, &weight_sum);
     if (st != LOFI_OK || count == 0) return st;
     if (!lofi_cuda_is_built()) {
         lofi_set_error("this lofi was built without its kernels for GPUs: build it where nvcc is "

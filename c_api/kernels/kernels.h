@@ -67,7 +67,8 @@ const struct lofi__kernels *lofi__kernels_at(int index);
 void lofi__mean_run(const struct lofi__kernels *kernels, const lofi_mix *mix, double weight_sum,
                     void *out, const void *const *in, size_t count);
 
-/* Checks the weights and adds them up, in order. LOFI_INVALID names the one that is wrong. */
-lofi_status lofi__mean_weights(const double *weights, int inputs, double *sum);
+/* Checks the weights and adds them up, in order; raw ones may be negative, and have any sum.
+ * LOFI_INVALID names the one that is wrong. */
+lofi_status lofi__mean_weights(const double *weights, int inputs, int are_raw, double *sum);
 
 #endif /* LOFI_KERNELS_KERNELS_H */

@@ -63,19 +63,26 @@ static int is_finite(double value)
     return value - value == 0;
 }
 
-lofi_status lofi__mean_weights(const double *weights, int inputs, double *sum)
+lofi_status lofi__mean_weights(const double *weights, int inputs, int are_raw, double *sum)
 {
     double total = 0;
+    int has_any = 0;
 
     for (int i = 0; i < inputs; i++) {
         double weight = weights != NULL ? weights[i] : 1.0;
-        if (!is_finite(weight) || weight < 0) {
-            lofi_set_error("weight %d is %g: weights must be finite and not negative", i, weight);
+        if (!is_finite(weight) || (weight < 0 && !are_raw)) {
+            lofi_set_error("weight %d is %g: weights must be finite%s", i, weight,
+                           are_raw ? "" : " and not negative");
             return LOFI_INVALID;
         }
         total += weight;
+        has_any |= weight != 0;
     }
-    if (!(total > 0) || !is_finite(total)) {
+    if (are_raw && !has_any) {
+        lofi_set_error("the %d weights are all 0: nothing is left of the inputs", inputs);
+        return LOFI_INVALID;
+    }
+    if (!(total > 0 || are_raw) || !is_finite(total)) {
         lofi_set_error("the %d weights add up to %g: their sum must be finite and above zero",
                        inputs, total);
         return LOFI_INVALID;
@@ -92,6 +99,7 @@ static const char *element(const void *data, lofi_dtype dtype, size_t index)
 void lofi__mean_run(const struct lofi__kernels *kernels, const lofi_mix *mix, double weight_sum,
                     void *out, const void *const *in, size_t count)
 {
+    const double share = mix->raw_weights ? weight_sum : 1.0; /* that is taken from the base */
     double sum[BLOCK_COUNT], mixed[BLOCK_COUNT];
 
     for (size_t begin = 0; begin < count; begin += BLOCK_COUNT) {
@@ -103,10 +111,10 @@ void lofi__mean_run(const struct lofi__kernels *kernels, const lofi_mix *mix, do
             const lofi__add_fn add = i == 0 ? kernels->begin[dtype] : kernels->add[dtype];
             add(sum, element(in[i], dtype, begin), mix->weights != NULL ? mix->weights[i] : 1.0, n);
         }
-        kernels->divide(sum, weight_sum, n);
+        if (!mix->raw_weights) kernels->divide(sum, weight_sum, n);
         if (mix->base != NULL) {
             const char *base = element(mix->base, mix->base_dtype, begin);
-            kernels->begin[mix->base_dtype](mixed, base, 1.0 - mix->alpha, n);
+            kernels->begin[mix->base_dtype](mixed, base, 1.0 - mix->alpha * share, n);
             kernels->add[LOFI_F64](mixed, sum, mix->alpha, n);
             result = mixed;
         }
@@ -122,7 +130,7 @@ lofi_status lofi_mean(lofi_dtype dtype, void *out, const void *const *in, const 
 
     lofi_status st = check_dtype(dtype);
     if (st == LOFI_OK) st = check_buffers(out, in, inputs, count, lofi_dtype_bytes(dtype));
-    if (st == LOFI_OK) st = lofi__mean_weights(weights, inputs, &weight_sum);
+    if (st == LOFI_OK) st = lofi__mean_weights(weights, inputs, 0, &weight_sum);
     if (st != LOFI_OK || count == 0) return st;
 
     if (is_float(dtype)) {
@@ -170,7 +178,8 @@ lofi_status lofi_mean_mixed(const lofi_mix *given, void *out, const void *const 
 
     lofi_status st = lofi__options_read(&mix, sizeof mix, given, "LOFI_MIX_INIT");
     if (st == LOFI_OK) st = check_mix(&mix, out, in, count);
-    if (st == LOFI_OK) st = lofi__mean_weights(mix.weights, mix.inputs, &weight_sum);
+    if (st == LOFI_OK)
+        st = lofi__mean_weights(mix.weights, mix.inputs, mix.raw_weights, &weight_sum);
     if (st == LOFI_OK) lofi__mean_run(lofi__kernels_get(), &mix, weight_sum, out, in, count);
     return st;
 }

@@ -137,11 +137,12 @@ typedef struct lofi_average_files_options {
                                           with it ("module."), each once; one that none has is
                                           LOFI_INVALID. All else goes by the names that are left */
     int strip_count;
+    int raw_weights; /* 1: weights are coefficients: any finite numbers, not divided by their sum */
 } lofi_average_files_options;
 #define LOFI_AVERAGE_FILES_OPTIONS_INIT                                                            \
     {                                                                                              \
         sizeof(lofi_average_files_options), NULL, 0, NULL, NULL, NULL, 1.0, NULL, NULL, NULL, 0,   \
-            0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, 0                                            \
+            0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, 0, 0                                         \
     }
 
 typedef struct lofi_average_report {
@@ -150,6 +151,7 @@ typedef struct lofi_average_report {
     uint64_t bytes_written;
     uint64_t file_count; /* of safetensors written */
     int threads;
+    uint64_t statistics_count; /* running statistics of BatchNorm that were averaged */
 } lofi_average_report;
 
 /*
@@ -158,6 +160,13 @@ typedef struct lofi_average_report {
  *
  *     m = ((w0*x0 + w1*x1) + w2*x2 ...) / (w0 + w1 + ...)          lofi_mean
  *     m = (1 - alpha)*base + alpha*m                               with a base
+ *
+ * or, with raw_weights (task arithmetic), where W = w0 + w1 + ... may be anything,
+ *
+ *     m = (w0*x0 + w1*x1) + w2*x2 ...
+ *     m = (1 - alpha*W)*base + alpha*m                             with a base
+ *
+ * (the latter is base + alpha*(w0*(x0 - base) + w1*(x1 - base) ...), a sum of task vectors)
  *
  * and m rounded once, to nearest even, to the dtype of the output: that of the first input, or
  * `dtype`. Inputs may have the tensor in other float dtypes. The bits do not depend on threads or
@@ -186,7 +195,11 @@ typedef struct lofi_average_report {
  *              such files; the log names what is not copied. Where a config.json there names the
  *              dtype of the weights, it gets `dtype`.
  *   Metadata   The first's entries, "format": "pt" if it has none, and lofi.version, lofi.inputs,
- *              lofi.weights, lofi.base, lofi.alpha, lofi.sha256 as text in JSON.
+ *              lofi.weights, lofi.base, lofi.alpha, lofi.sha256 as text in JSON; lofi.raw_weights is
+ *              "true" where they are; lofi.batchnorm says that running statistics were averaged.
+ *   BatchNorm  Tensors named running_mean or running_var that differ between the inputs are averaged
+ *              like others, and are then not what the averaged model needs: the log says that they
+ *              have to be computed again on data.
  *   Output     Appears under its name when it is complete: it is written beside it, under a name
  *              that begins with ".lofi-", and renamed. After an error there is nothing, and what
  *              was there before is untouched; a process that is killed leaves the hidden one. With

@@ -52,11 +52,14 @@ typedef struct lofi_mix {
     int inputs;
     const void *base; /* NULL: none */
     lofi_dtype base_dtype;
-    double alpha; /* read with a base: out = (1 - alpha)*base + alpha*mean */
+    double alpha;    /* read with a base: out = (1 - alpha)*base + alpha*mean */
+    int raw_weights; /* 1: any finite weights, of whatever sum W, and no division by it: the mean is
+                        w0*in0[i] + w1*in1[i] ..., and with a base
+                        out = (1 - alpha*W)*base + alpha*mean */
 } lofi_mix;
 #define LOFI_MIX_INIT                                                                              \
     {                                                                                              \
-        sizeof(lofi_mix), LOFI_F32, NULL, NULL, 1, NULL, LOFI_F32, 1.0                             \
+        sizeof(lofi_mix), LOFI_F32, NULL, NULL, 1, NULL, LOFI_F32, 1.0, 0                          \
     }
 
 /* Errors and buffers as in lofi_mean; `out` may be an input or the base if their elements are of

@@ -7,8 +7,10 @@
 #include "merge/findings.h"
 #include "merge/output.h"
 #include "merge/plan.h"
+#include "merge/statistics.h"
 #include "merge/stream.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 static lofi_status check_unchanged(const struct lofi__plan *plan)
@@ -67,7 +69,8 @@ static void fill_report(const struct lofi__plan *plan, int threads, lofi_average
     if (report == NULL) return;
     *report = (lofi_average_report){.bytes_read = lofi__stream_bytes(plan),
                                     .file_count = plan->output_count,
-                                    .threads = threads};
+                                    .threads = threads,
+                                    .statistics_count = plan->statistics_count};
     for (uint64_t i = 0; i < plan->output_count; i++)
         report->bytes_written += plan->outputs[i].header_bytes + plan->outputs[i].data_bytes;
     for (uint64_t i = 0; i < plan->job_count; i++)
@@ -75,25 +78,35 @@ static void fill_report(const struct lofi__plan *plan, int threads, lofi_average
     report->copied_count = plan->job_count - report->averaged_count;
 }
 
-lofi_status lofi_average_files(const lofi_average_files_options *options,
-                               lofi_average_report *report)
+lofi_status lofi__average_files(const lofi_average_files_options *options,
+                                const struct lofi__role *role, lofi_average_report *report)
 {
     struct lofi__place_on_disk disk = {0};
     struct lofi__findings findings;
     struct lofi__plan plan;
 
-    lofi_status st = lofi__plan_create(options, &plan);
+    lofi_status st = lofi__plan_create(options, role, &plan);
     lofi__findings_create(&findings, &plan);
     if (st == LOFI_OK) st = lofi__output_check(&plan, &disk);
+    if (st == LOFI_OK) st = lofi__statistics_count(&plan);
     if (st == LOFI_OK) st = lofi__plan_describe(&plan);
     if (st == LOFI_OK) {
         const int threads = lofi__stream_threads(&plan);
         st = write_output(&plan, &disk, threads, &findings);
         if (st == LOFI_OK) fill_report(&plan, threads, report);
         if (st == LOFI_OK) lofi__findings_tell(&findings);
+        if (st == LOFI_OK && plan.statistics_count > 0)
+            lofi_log(LOFI_LOG_WARN, "%s: %" PRIu64 " " LOFI__STATISTICS_NOTE, plan.options.out,
+                     plan.statistics_count);
     }
     lofi__findings_clear(&findings);
     lofi__output_discard(&disk);
     lofi__plan_clear(&plan);
     return st;
+}
+
+lofi_status lofi_average_files(const lofi_average_files_options *options,
+                               lofi_average_report *report)
+{
+    return lofi__average_files(options, NULL, report);
 }

@@ -9,6 +9,7 @@
 #include "ckpt/path.h"
 #include "ckpt/sha256.h"
 #include "core/mem.h"
+#include "merge/statistics.h"
 #include "merge/stream.h"
 
 #include <stdio.h>
@@ -53,7 +54,9 @@ static int add_inputs(const struct lofi__plan *plan, yyjson_mut_doc *doc, yyjson
         if (o->weights == NULL && !yyjson_mut_arr_add_int(doc, weights, 1)) return 0;
     }
     return add_json(doc, object, LOFI__OURS "inputs", names) &&
-           add_json(doc, object, LOFI__OURS "weights", weights);
+           add_json(doc, object, LOFI__OURS "weights", weights) &&
+           (!o->raw_weights ||
+            yyjson_mut_obj_add_str(doc, object, LOFI__OURS "raw_weights", "true"));
 }
 
 static int add_base(const struct lofi__plan *plan, yyjson_mut_doc *doc, yyjson_mut_val *object)
@@ -62,6 +65,25 @@ static int add_base(const struct lofi__plan *plan, yyjson_mut_doc *doc, yyjson_m
     return yyjson_mut_obj_add_val(doc, object, LOFI__OURS "base",
                                   text_of(doc, plan->options.base)) &&
            add_json(doc, object, LOFI__OURS "alpha", yyjson_mut_real(doc, plan->options.alpha));
+}
+
+static int add_scores(const struct lofi__plan *plan, yyjson_mut_doc *doc, yyjson_mut_val *object)
+{
+    const struct lofi__role *role = plan->role;
+
+    if (role == NULL || !role->is_chosen) return 1;
+    if (role->scores != NULL) {
+        yyjson_mut_val *list =
+            yyjson_mut_arr_with_real(doc, role->scores, (size_t)plan->options.input_count);
+        if (!add_json(doc, object, LOFI__OURS "scores", list)) return 0;
+    }
+    return add_json(doc, object, LOFI__OURS "score", yyjson_mut_real(doc, role->score));
+}
+
+static int add_note(const struct lofi__plan *plan, yyjson_mut_doc *doc, yyjson_mut_val *object)
+{
+    return plan->statistics_count == 0 ||
+           yyjson_mut_obj_add_str(doc, object, LOFI__OURS "batchnorm", LOFI__STATISTICS_NOTE);
 }
 
 static lofi_status add_digests(const struct lofi__plan *plan, yyjson_mut_doc *doc,
@@ -96,7 +118,8 @@ static lofi_status describe_origin(const struct lofi__plan *plan, yyjson_mut_doc
     snprintf(version, sizeof version, "%d.%d.%d", LOFI_VERSION_MAJOR, LOFI_VERSION_MINOR,
              LOFI_VERSION_PATCH);
     if (origin == NULL || !yyjson_mut_obj_add_strcpy(doc, origin, LOFI__OURS "version", version) ||
-        !add_inputs(plan, doc, origin) || !add_base(plan, doc, origin))
+        !add_inputs(plan, doc, origin) || !add_base(plan, doc, origin) ||
+        !add_scores(plan, doc, origin) || !add_note(plan, doc, origin))
         return LOFI_NO_MEMORY;
     *out = origin;
     return add_digests(plan, doc, origin);

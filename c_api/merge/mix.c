@@ -32,7 +32,7 @@ lofi_status lofi__mixing_create(struct lofi__plan *plan)
         if (weight != 0) add_source(m, i, weight);
     }
     m->weight_sum = plan->weight_sum;
-    m->has_base = o->base != NULL && o->alpha != 1;
+    m->has_base = o->base != NULL && o->alpha * (o->raw_weights ? m->weight_sum : 1.0) != 1;
     if (m->has_base) m->is_mixed[plan->input_count] = 1;
     return LOFI_OK;
 }
@@ -64,6 +64,7 @@ void lofi__mix_run(struct lofi__worker *w, lofi_dtype dtype, size_t begin, void 
     mix.in_dtypes = w->mixed_dtypes;
     mix.weights = m->weights;
     mix.inputs = m->count;
+    mix.raw_weights = w->plan->options.raw_weights;
     if (m->has_base) {
         mix.base = from(w, base, begin);
         mix.base_dtype = w->dtypes[base];

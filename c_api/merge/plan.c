@@ -43,6 +43,18 @@ static lofi_status check_options(const lofi_average_files_options *o)
     return LOFI_INVALID;
 }
 
+static lofi_status check_weights(const lofi_average_files_options *o, double *sum)
+{
+    for (int i = 0; i < o->input_count && o->weights != NULL && !o->raw_weights; i++) {
+        if (!(o->weights[i] < 0)) continue;
+        lofi_set_error("weight %d is %g: what is below 0 is no part of a mean; raw_weights "
+                       "(--no-normalize) takes it as a coefficient",
+                       i, o->weights[i]);
+        return LOFI_INVALID;
+    }
+    return lofi__mean_weights(o->weights, o->input_count, o->raw_weights, sum);
+}
+
 static lofi_status open_sources(struct lofi__plan *plan)
 {
     const lofi_average_files_options *o = &plan->options;
@@ -63,8 +75,10 @@ static lofi_status open_sources(struct lofi__plan *plan)
 static lofi_status strip_prefixes(const struct lofi__plan *plan)
 {
     const lofi_average_files_options *o = &plan->options;
-    return lofi_checkpoints_strip(plan->sources, plan->source_count, o->strip_prefixes,
-                                  o->strip_count);
+    lofi_status st = lofi_checkpoints_strip(plan->sources, plan->source_count, o->strip_prefixes,
+                                            o->strip_count);
+    /* The only thing that is invalid is a prefix that none has; all others are stripped then. */
+    return plan->role != NULL && st == LOFI_INVALID ? LOFI_OK : st;
 }
 
 /* Refuses a tensor of one checkpoint that another lacks. */
@@ -211,7 +225,7 @@ static lofi_status read_options(const lofi_average_files_options *given, struct 
     lofi_status st = lofi__options_read(&plan->options, sizeof plan->options, given,
                                         "LOFI_AVERAGE_FILES_OPTIONS_INIT");
     if (st == LOFI_OK) st = check_options(o);
-    if (st == LOFI_OK) st = lofi__mean_weights(o->weights, o->input_count, &plan->weight_sum);
+    if (st == LOFI_OK) st = check_weights(o, &plan->weight_sum);
     if (st != LOFI_OK) return st;
     if (o->dtype != NULL) {
         plan->kind = lofi__kind_parse(o->dtype);
@@ -230,11 +244,13 @@ lofi_status lofi_average_files_check(const lofi_average_files_options *options)
     return st;
 }
 
-lofi_status lofi__plan_create(const lofi_average_files_options *options, struct lofi__plan *plan)
+lofi_status lofi__plan_create(const lofi_average_files_options *options,
+                              const struct lofi__role *role, struct lofi__plan *plan)
 {
     struct lofi__selection selection;
 
     lofi_status st = read_options(options, plan, &selection);
+    plan->role = role;
     if (st == LOFI_OK) st = open_sources(plan);
     if (st == LOFI_OK) st = strip_prefixes(plan);
     if (st == LOFI_OK) st = lofi__mixing_create(plan);

@@ -41,6 +41,13 @@ struct lofi__mixing {
     int has_base; /* the last source is mixed in */
 };
 
+/* Besides its options, what an average knows that is one of several, of which one is chosen. */
+struct lofi__role {
+    int is_chosen;        /* 1: the metadata get the scores */
+    const double *scores; /* of the inputs; NULL: they have none */
+    double score;
+};
+
 struct lofi__plan {
     lofi_average_files_options options; /* what they point to is borrowed */
     lofi_checkpoint **sources;          /* the inputs, then the base */
@@ -53,6 +60,8 @@ struct lofi__plan {
     const struct lofi__place **places;
     struct lofi__output *outputs;
     uint64_t output_count;
+    uint64_t statistics_count;     /* averaged running statistics of BatchNorm */
+    const struct lofi__role *role; /* NULL: it is one by itself */
     int is_folder;
     char *index_name; /* NULL: no index */
     char *index;      /* its text */
@@ -60,10 +69,17 @@ struct lofi__plan {
 };
 
 /* Checks the options, opens the sources, matches their tensors and lays the output out; writes
- * nothing. What the options point to is borrowed. Clear the plan also after an error; one of zeros
+ * nothing. What the options point to is borrowed,
+ * and so is the role (NULL: it has none), with which a prefix to strip may be one of inputs that are
+ * not in this average. Clear the plan also after an error; one of zeros
  * may be cleared, too. */
-lofi_status lofi__plan_create(const lofi_average_files_options *options, struct lofi__plan *plan);
+lofi_status lofi__plan_create(const lofi_average_files_options *options,
+                              const struct lofi__role *role, struct lofi__plan *plan);
 void lofi__plan_clear(struct lofi__plan *plan);
+
+/* lofi_average_files with a role, in average_files.c. */
+lofi_status lofi__average_files(const lofi_average_files_options *options,
+                                const struct lofi__role *role, lofi_average_report *report);
 
 /* These complete the plan: the layout, in layout.c; headers and index, in describe.c. */
 lofi_status lofi__plan_lay_out(struct lofi__plan *plan);

@@ -20,9 +20,11 @@ from lofi.files import names as naming
 from lofi.files.contents import save, tensors_of, with_tensors
 from lofi.files.numbers import Findings, Mix
 from lofi.files.reading import load
+from lofi.job.log import log
 from lofi.job.native import _C
 
 INTEGERS = ("equal", "first")
+STATISTICS = ("running_mean", "running_var")  # of BatchNorm
 # `lofi average --dtype` takes the same names; the values are torch's spelling.
 DTYPES = {
     "f64": "float64", "fp64": "float64", "f32": "float32", "fp32": "float32",
@@ -38,6 +40,7 @@ def average_checkpoints(
     weights: Sequence[float] | None = None,
     base: str | os.PathLike | None = None,
     alpha: float | None = None,
+    normalize: bool = True,
     only: str | None = None,
     skip: str | None = None,
     dtype: str | torch.dtype | None = None,
@@ -54,6 +57,9 @@ def average_checkpoints(
 
     weights: one for each path; equal by default.
     base, alpha: (1 - alpha) * base + alpha * average, also rounded once. One needs the other.
+    normalize: False takes weights for coefficients (task arithmetic), which may be negative and are
+        not divided by their sum W: w0 * x0 + w1 * x1 ..., and with a base
+        (1 - alpha * W) * base + alpha * (w0 * x0 + w1 * x1 ...).
     only, skip: regular expressions (POSIX extended) searched in the names of tensors; what is not
         selected comes from the first path.
     dtype: of the output's real floating-point tensors (torch.bfloat16, "bfloat16" or "bf16", ...);
@@ -82,6 +88,8 @@ def average_checkpoints(
         raise ValueError(f"lofi: {len(names)} checkpoints need as many weights, not {len(weights)}")
     if (base is None) != (alpha is None):
         raise ValueError("lofi: base and alpha belong together: give both, or neither")
+    if not normalize and weights is None:
+        raise ValueError("lofi: normalize=False is about weights: give them")
     alpha = 1.0 if alpha is None else alpha
     prefixes = [strip_prefix] if isinstance(strip_prefix, str) else list(strip_prefix)
     if any(not isinstance(prefix, str) or not prefix for prefix in prefixes):
@@ -98,6 +106,7 @@ def average_checkpoints(
     how: dict[str, Any] = {
         "weights": weights,
         "alpha": alpha,
+        "raw_weights": not normalize,
         "only": only,
         "skip": skip,
         "dtype": dtype,
@@ -178,6 +187,7 @@ def _average_pickled(
     *,
     weights: Sequence[float] | None,
     alpha: float,
+    raw_weights: bool,
     only: str | None,
     skip: str | None,
     dtype: str | None,
@@ -200,10 +210,11 @@ def _average_pickled(
             f"only is {only!r}, skip is {skip!r}"
         )
     naming.match(contents, found, selected, labels)
-    mix = Mix(len(paths) - bool(base), weights, base is not None, alpha)
+    mix = Mix(len(paths) - bool(base), weights, base is not None, alpha, raw_weights)
     findings = Findings(labels, mix)
     averaged: dict[tuple, torch.Tensor] = {}  # by where the data lie in all files: tied ones once
     put: dict[str, torch.Tensor] = {}
+    statistics = 0
     for name, tensor in found[0].items():
         if name not in selected[0]:
             continue
@@ -212,11 +223,20 @@ def _average_pickled(
             if integers == "equal":
                 _refuse_different(name, same, labels)
             continue
+        parts = list(itertools.compress(same, mix.mixed))
+        statistics += name.rpartition(".")[2] in STATISTICS and _are_different(parts)
         key = tuple(_place(one) for one in same)
         if key not in averaged:
             averaged[key] = _average(name, same, labels, findings, dtype)
         put[name] = averaged[key]
     findings.tell()
+    if statistics:
+        log(
+            "warn",
+            f"{statistics} running statistics of BatchNorm (running_mean, running_var) are "
+            "averages now, and not those of the averaged weights: recompute them on data "
+            "(torch.optim.swa_utils.update_bn)",
+        )
     return with_tensors(contents[0], put)
 
 
@@ -269,11 +289,16 @@ def _tensor_of(
 
 def _refuse_different(name: str, tensors: list[torch.Tensor], paths: list[str]) -> None:
     for tensor, path in zip(tensors, paths, strict=True):
-        if tensor.dtype != tensors[0].dtype or not torch.equal(tensor, tensors[0]):
+        if _are_different([tensors[0], tensor]):
             raise ValueError(
                 f"lofi: {name} holds {tensors[0].dtype}, which has no mean, and differs between "
                 f"{paths[0]} and {path}: integers='first' takes the first's"
             )
+
+
+def _are_different(tensors: list[torch.Tensor]) -> bool:
+    first, *others = tensors
+    return any(one.dtype != first.dtype or not torch.equal(one, first) for one in others)
 
 
 def _average(

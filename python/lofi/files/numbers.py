@@ -18,11 +18,16 @@ class Mix:
     """A mean with weights, and a base: the factor 0 leaves out, since 0 * NaN is NaN."""
 
     def __init__(
-        self, inputs: int, weights: Sequence[float] | None, has_base: bool, alpha: float
+        self,
+        inputs: int,
+        weights: Sequence[float] | None,
+        has_base: bool,
+        alpha: float,
+        are_raw: bool = False,
     ) -> None:
         given = [1.0] * inputs if weights is None else list(weights)
-        self.alpha = alpha
-        self.has_base = has_base and alpha != 1
+        self.alpha, self.are_raw = alpha, are_raw
+        self.has_base = has_base and alpha * (sum(given) if are_raw else 1) != 1
         if has_base and alpha == 0:  # the base alone
             self.mixed, self.weights, self.has_base = [False] * inputs + [True], [1.0], False
             return
@@ -36,7 +41,7 @@ class Mix:
         """Writes the mean of the inputs and the base, which is the last."""
         taken = [one for one, is_mixed in zip(tensors, self.mixed, strict=True) if is_mixed]
         base = taken.pop() if self.has_base else None
-        _C.mean(out, taken, self.weights, base, self.alpha)
+        _C.mean(out, taken, self.weights, base, self.alpha, self.are_raw)
 
 
 class Findings:
