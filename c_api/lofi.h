@@ -28,6 +28,7 @@
 #include "lofi/mirror.h"     /* what runs while nodes train apart; phases, scopes, statistics */
 #include "lofi/nodes.h"      /* which ranks make a node; where a process group lies among them */
 #include "lofi/round.h"      /* who is in an average; meetings of any kind */
+#include "lofi/soup.h"       /* what to average, chosen by scores */
 #include "lofi/values.h"     /* types of elements, means, fingerprints */
 
 #endif /* LOFI_H */

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 
 LAYERS = ("job", "rounds", "groups", "models", "average", "files", "hooks", "launch")
-BELOW_ALL = ("features", "program", "_version", "_C")
+BELOW_ALL = ("features", "plot", "program", "_version", "_C")
 FLOORS = 9
 
 HERE = Path(__file__).resolve()

@@ -34,6 +34,8 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, m)
     m.def("build_info", &lofi_build_info);
     m.def("set_log_level", &lofi::set_log_level, pybind11::arg("word"));
     m.def("log", &lofi::log, pybind11::arg("level"), pybind11::arg("line"));
+    m.def("hold_log", &lofi_log_hold);
+    m.def("release_log", &lofi_log_release);
     for (const auto add : lofi::Binding::all())
         add(m);
 }

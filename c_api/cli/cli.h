@@ -17,6 +17,7 @@ enum {
 
 /* argv[0] is the name of the command. */
 int cli_average(int argc, char **argv);
+int cli_soup(int argc, char **argv);
 int cli_info(int argc, char **argv);
 int cli_diff(int argc, char **argv);
 

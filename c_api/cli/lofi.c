@@ -16,6 +16,7 @@ static const char help[] =
     "usage: lofi COMMAND ...\n"
     "\n"
     "  average   write the average of checkpoints (safetensors files or Hugging Face folders)\n"
+    "  soup      write the average that scores best: a greedy soup, or a sweep of alpha\n"
     "  info      show what is in a checkpoint\n"
     "  diff      show how far checkpoints are apart\n"
     "\n"
@@ -28,7 +29,8 @@ static const char help[] =
 static const struct {
     const char *name;
     int (*run)(int argc, char **argv);
-} commands[] = {{"average", cli_average}, {"info", cli_info}, {"diff", cli_diff}};
+} commands[] = {
+    {"average", cli_average}, {"soup", cli_soup}, {"info", cli_info}, {"diff", cli_diff}};
 
 /* Checkpoints in many shards need many files at once. */
 static void allow_many_files(void)
@@ -77,5 +79,5 @@ int main(int argc, char **argv)
     signal(SIGXFSZ, SIG_IGN); /* then a file that may not grow is an error like any other */
     for (size_t i = 0; i < sizeof commands / sizeof commands[0]; i++)
         if (strcmp(word, commands[i].name) == 0) return finish(commands[i].run(argc - 1, argv + 1));
-    return cli_misuse("", "'%s' is no command: choose average, info or diff", word);
+    return cli_misuse("", "'%s' is no command: choose average, soup, info or diff", word);
 }

@@ -27,6 +27,17 @@ static void write_to_stderr(void *ctx, lofi_log_level level, const char *line)
 static atomic_int enabled_level = LOFI_LOG_WARN;
 static lofi_log_fn sink = write_to_stderr;
 static void *sink_ctx;
+static _Thread_local int held;
+
+void lofi_log_hold(void)
+{
+    held++;
+}
+
+void lofi_log_release(void)
+{
+    held--;
+}
 
 void lofi_log_set_level(lofi_log_level level)
 {
@@ -75,6 +86,7 @@ void lofi_log(lofi_log_level level, const char *format, ...)
 
     if ((int)level < 0 || (int)level >= LEVEL_COUNT) level = LOFI_LOG_ERROR;
     if ((int)level > atomic_load_explicit(&enabled_level, memory_order_relaxed)) return;
+    if (held > 0 && level > LOFI_LOG_ERROR) return;
     va_start(arguments, format);
     int length = vsnprintf(line, sizeof line, format, arguments);
     va_end(arguments);

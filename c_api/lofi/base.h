@@ -125,6 +125,11 @@ void lofi_log(lofi_log_level level, const char *format, ...)
 #endif
     ;
 
+/* Between these two only errors of the calling thread are passed on: for work that is done many
+ * times over, whose warnings would be told as often. They nest. */
+void lofi_log_hold(void);
+void lofi_log_release(void);
+
 /* ---- what the embedding program supplies ----------------------------------------------------- */
 
 /* Gathers `bytes` bytes of every rank, in rank order, into `all` (world_size * bytes). It is the

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from lofi.average.finalize import averaged as averaged
     from lofi.average.finalize import finalize_average as finalize_average
     from lofi.files.checkpoints import average_checkpoints as average_checkpoints
+    from lofi.files.soup import soup as soup
     from lofi.groups.communicators import Communicator as Communicator
     from lofi.groups.communicators import communicators as communicators
     from lofi.groups.communicators import release_communicators as release_communicators

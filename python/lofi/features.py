@@ -38,6 +38,7 @@ FEATURES = (
     Feature("hooks.libraries.accelerate"),
     Feature("hooks.libraries.lightning"),
     Feature("files.checkpoints", names=("average_checkpoints",)),
+    Feature("files.soup", names=("soup",)),
     Feature(
         "launch.evaluation",
         settings=(

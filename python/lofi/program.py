@@ -1,19 +1,24 @@
 # SPDX-License-Identifier: MIT
-"""The program lofi (average, info, diff), which is installed with this package, by its side.
+"""The program lofi (average, soup, info, diff), which is installed with this package, by its side.
 
     python -m lofi average run1/ run2/ -o average/
 
-runs it where its folder is not on PATH. It is a program of C: nothing here imports torch.
+runs it where its folder is not on PATH. It is a program of C: nothing here imports torch. Its
+`soup` gets one more option here, --plot FILE.png, since Python draws that.
 """
 
+import csv
 import os
 import shutil
+import signal
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-COMMANDS = ("average", "info", "diff")
+COMMANDS = ("average", "soup", "info", "diff")
 _DISTRIBUTION = "torch-lofi"
 
 
@@ -58,4 +63,49 @@ def run(arguments: list[str]) -> None:
             "pip installs it (pip install --no-build-isolation .), and with cmake --install; its "
             "folder has to be on PATH"
         )
+    plot, rest = _take_option("--plot", arguments)
+    if arguments[0] == "soup" and plot is not None:
+        sys.exit(_run_and_plot(program, rest, plot))
     os.execv(program, ["lofi", *arguments])
+
+
+def _take_option(name: str, arguments: list[str]) -> tuple[str | None, list[str]]:
+    """The value of an option, if it is there, and the other arguments."""
+    for index, word in enumerate(arguments):
+        if word == "--":
+            break
+        if word == name and index + 1 < len(arguments):
+            return arguments[index + 1], arguments[:index] + arguments[index + 2 :]
+        if word.startswith(f"{name}="):
+            return word.removeprefix(f"{name}="), arguments[:index] + arguments[index + 1 :]
+    return None, arguments
+
+
+def _run_and_plot(program: str, arguments: list[str], path: str) -> int:
+    from lofi import plot
+
+    plot.check(path)
+    with tempfile.TemporaryDirectory(prefix="lofi-") as folder:
+        table, _ = _take_option("--csv", arguments)
+        if table is None:
+            table = os.path.join(folder, "steps.csv")
+            arguments = ["soup", "--csv", table, *arguments[1:]]
+        code = _run_in_group(program, arguments)
+        if code == 0 and os.path.exists(table):  # there is none after --help
+            with open(table, newline="") as file:
+                plot.draw(csv.DictReader(file), path)
+    return code
+
+
+def _run_in_group(program: str, arguments: list[str]) -> int:
+    """Run it in a process group of its own, which a terminal's Ctrl-C does not reach: it comes by
+    way of here, once. A second one would end the program before it has cleaned up."""
+    with subprocess.Popen(["lofi", *arguments], executable=program, process_group=0) as running:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, lambda number, _: running.send_signal(number))
+        code = running.wait()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    if code < 0:
+        os.kill(os.getpid(), -code)
+    return code

@@ -236,6 +236,37 @@ static lofi_status average_files(void **out)
     return st;
 }
 
+static lofi_status score_one(void *ctx, const char *path, double *score)
+{
+    (void)ctx;
+    EXPECT(access(path, F_OK) == 0);
+    *score = 1;
+    return LOFI_OK;
+}
+
+static lofi_status make_soup(void **out)
+{
+    const char *const inputs[] = {folder, folder};
+    lofi_average_files_options average = LOFI_AVERAGE_FILES_OPTIONS_INIT;
+    lofi_soup_options options = LOFI_SOUP_OPTIONS_INIT;
+    char path[80];
+
+    snprintf(path, sizeof path, "%s-out", folder);
+    *out = NULL;
+    average.inputs = inputs;
+    average.input_count = 2;
+    average.out = path;
+    average.threads = 1;
+    options.average = &average;
+    options.score = score_one;
+    lofi_status st = lofi_soup(&options, NULL);
+    if (st == LOFI_OK)
+        remove_folder(path);
+    else
+        EXPECT(access(path, F_OK) != 0);
+    return st;
+}
+
 static void test_files(void)
 {
     snprintf(folder, sizeof folder, P_tmpdir "/lofi-test-memory-%d", (int)getpid());
@@ -251,6 +282,7 @@ static void test_files(void)
     write_text("config.json", "{\"dtype\":\"float32\"}", 0);
     lofi_log_set_level(LOFI_LOG_ERROR);
     exhaust(average_files, destroy_request, ANY);
+    exhaust(make_soup, destroy_request, ANY);
     lofi_log_set_level(LOFI_LOG_WARN);
     remove_folder(folder);
 }

@@ -216,6 +216,45 @@ static void test_average_files(void)
     EXPECT_SIZES(options, lofi_average_files_check(&options), "LOFI_AVERAGE_FILES_OPTIONS_INIT");
 }
 
+static lofi_status refuse_to_score(void *ctx, const char *path, double *score)
+{
+    (void)ctx, (void)path, (void)score;
+    return LOFI_STATE;
+}
+
+static void test_soup(void)
+{
+    static const char *const nowhere[] = {"/nonexistent/a.safetensors"};
+    static const double alphas[] = {0.5};
+    lofi_average_files_options average = LOFI_AVERAGE_FILES_OPTIONS_INIT;
+    lofi_soup_options options = LOFI_SOUP_OPTIONS_INIT;
+
+    EXPECT(lofi_soup(&options, NULL) == LOFI_INVALID); /* no average */
+    average.inputs = nowhere;
+    average.input_count = 1;
+    average.out = "/nonexistent/out.safetensors";
+    options.average = &average;
+    EXPECT(lofi_soup(&options, NULL) == LOFI_INVALID); /* nobody scores */
+    EXPECT_ERROR("scores");
+    options.score = refuse_to_score;
+    CUT_AFTER(options, score);
+    EXPECT(lofi_soup(&options, NULL) == LOFI_SYSTEM);
+    EXPECT_ERROR("/nonexistent/a.safetensors");
+    average.base = nowhere[0];
+    EXPECT(lofi_soup(&options, NULL) == LOFI_INVALID);
+    EXPECT_ERROR("base");
+    average.base = NULL;
+    average.weights = alphas;
+    EXPECT(lofi_soup(&options, NULL) == LOFI_INVALID);
+    EXPECT_ERROR("weights");
+    options.alphas = alphas;
+    EXPECT(lofi_soup(&options, NULL) == LOFI_INVALID); /* of which there are 0 */
+    options.alpha_count = 1;
+    EXPECT(lofi_soup(&options, NULL) == LOFI_INVALID);
+    EXPECT_ERROR("base");
+    EXPECT_SIZES(options, lofi_soup(&options, NULL), "LOFI_SOUP_OPTIONS_INIT");
+}
+
 int main(void)
 {
     unsetenv("LOFI_NODE_SIZE");
@@ -227,5 +266,6 @@ int main(void)
     test_exchange();
     test_round();
     test_average_files();
+    test_soup();
     return test_end();
 }
