@@ -61,7 +61,8 @@ void average_files(const std::vector<std::string> &inputs, const std::string &ou
                    const std::optional<std::string> &base, double alpha,
                    const std::optional<std::string> &only, const std::optional<std::string> &skip,
                    const std::optional<std::string> &dtype, bool integers_first,
-                   const std::vector<std::string> &strip_prefixes, bool force, bool raw_weights)
+                   const std::vector<std::string> &strip_prefixes, bool force, bool raw_weights,
+                   bool force_config)
 {
     const std::vector<const char *> paths = texts_of(inputs);
     const std::vector<const char *> prefixes = texts_of(strip_prefixes);
@@ -83,6 +84,7 @@ void average_files(const std::vector<std::string> &inputs, const std::string &ou
     options.strip_count = static_cast<int>(prefixes.size());
     options.force = force;
     options.raw_weights = raw_weights;
+    options.force_config = force_config;
     SignalCheck signals;
     options.progress = SignalCheck::run;
     options.ctx = &signals;
@@ -105,14 +107,29 @@ std::vector<bool> select_names(const std::optional<std::string> &only,
     return {is_selected.begin(), is_selected.end()};
 }
 
+std::optional<std::pair<size_t, size_t>> find_quantised(const std::vector<std::string> &names,
+                                                        const std::vector<std::string> &dtypes)
+{
+    const std::vector<const char *> texts = texts_of(names), kinds = texts_of(dtypes);
+    TORCH_CHECK_VALUE(names.size() == dtypes.size(), "lofi: as many dtypes as names are needed");
+    size_t scales = 0;
+    const int64_t found =
+        lofi_names_find_quantised(texts.data(), kinds.data(), texts.size(), &scales);
+    if (found < -1) throw std::bad_alloc();
+    if (found < 0) return std::nullopt;
+    return std::pair(static_cast<size_t>(found), scales);
+}
+
 const Binding files{[](py::module_ &m) {
     m.def("average_files", &average_files, py::arg("inputs"), py::arg("out"), py::kw_only(),
           py::arg("weights"), py::arg("base"), py::arg("alpha"), py::arg("only"), py::arg("skip"),
           py::arg("dtype"), py::arg("integers_first"), py::arg("strip_prefixes"), py::arg("force"),
-          py::arg("raw_weights"), py::call_guard<py::gil_scoped_release>(),
+          py::arg("raw_weights"), py::arg("force_config"), py::call_guard<py::gil_scoped_release>(),
           "lofi_average_files of lofi.h.");
     m.def("open_checkpoint", &open_checkpoint, py::arg("path"),
           "Raises what lofi_checkpoint_open of lofi.h says of the path, if it is no checkpoint.");
+    m.def("find_quantised", &find_quantised, py::arg("names"), py::arg("dtypes"),
+          "lofi_names_find_quantised of lofi.h: the indices of codes and scales, or None.");
     m.def("select_names", &select_names, py::arg("only"), py::arg("skip"), py::arg("names"),
           "lofi_names_select of lofi.h.");
 }};

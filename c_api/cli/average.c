@@ -44,6 +44,7 @@ static const char help[] =
     "                         copied from the first\n"
     "      --shard-size SIZE  write a folder with files of at most this size: 5GB, 500MB, 2GiB\n"
     "  -f, --force            replace OUT if it is there; never an input\n"
+    "      --force-config     average models whose configs or tokenizers differ\n"
     "      --verify           read OUT again and compare it with a second computation\n"
     "      --sha256           note the SHA-256 of each input file in OUT\n"
     "      --fsync            return when OUT is on the disk\n"
@@ -71,6 +72,7 @@ enum {
     OPTION_SHA256,
     OPTION_STRIP_PREFIX,
     OPTION_JSON,
+    OPTION_FORCE_CONFIG,
     OPTION_NO_NORMALIZE
 };
 
@@ -92,6 +94,7 @@ const struct option cli_average_options[] = {
     {"threads", required_argument, NULL, 'j'},
     {"quiet", no_argument, NULL, 'q'},
     {"json", no_argument, NULL, OPTION_JSON},
+    {"force-config", no_argument, NULL, OPTION_FORCE_CONFIG},
     {"no-normalize", no_argument, NULL, OPTION_NO_NORMALIZE},
     {"help", no_argument, NULL, 'h'},
     {NULL, 0, NULL, 0}};
@@ -232,6 +235,9 @@ int cli_take_average_option(struct arguments *a, int option, char *value)
         break;
     case OPTION_JSON:
         a->is_json = 1;
+        break;
+    case OPTION_FORCE_CONFIG:
+        o->force_config = 1;
         break;
     case OPTION_NO_NORMALIZE:
         o->raw_weights = 1;

@@ -89,6 +89,14 @@ lofi_status lofi_checkpoint_compare(const lofi_checkpoint *a, uint64_t index_a,
 lofi_status lofi_names_select(const char *only, const char *skip, const char *const *names,
                               size_t count, unsigned char *is_selected);
 
+/*
+ * Looks for quantised weights among tensors, by their names and dtypes (as the format spells them):
+ * codes, whose scales are another tensor. Returns the index of the first codes, and writes that of
+ * their scales; -1 if there are none, or -2 without memory.
+ */
+int64_t lofi_names_find_quantised(const char *const *names, const char *const *dtypes, size_t count,
+                                  size_t *scales);
+
 /* Called now and then on the thread that waits for an average. Anything but 0 ends it, with
  * LOFI_STATE and nothing left behind. */
 typedef int (*lofi_progress_fn)(void *ctx, uint64_t done_bytes, uint64_t total_bytes);
@@ -138,11 +146,12 @@ typedef struct lofi_average_files_options {
                                           LOFI_INVALID. All else goes by the names that are left */
     int strip_count;
     int raw_weights; /* 1: weights are coefficients: any finite numbers, not divided by their sum */
+    int force_config; /* 1: configs and tokenizers that differ are no error */
 } lofi_average_files_options;
 #define LOFI_AVERAGE_FILES_OPTIONS_INIT                                                            \
     {                                                                                              \
         sizeof(lofi_average_files_options), NULL, 0, NULL, NULL, NULL, 1.0, NULL, NULL, NULL, 0,   \
-            0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, 0, 0                                         \
+            0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, 0, 0, 0                                      \
     }
 
 typedef struct lofi_average_report {
@@ -183,6 +192,10 @@ typedef struct lofi_average_report {
  *   Names      The first input and every other (and the base) have the same selected tensors, with
  *              the same shapes, in whatever files. What is not selected comes from the first, as it
  *              is, and may be missing elsewhere. If `only` or `skip` is given, it has to leave one.
+ *   Quantised  Selected codes that have scales, and a config.json with a quantization_config, are
+ *              refused: the mean of codes is not the code of a mean.
+ *   Configs    Where sources are folders, their config.json and the files of their tokenizers must
+ *              not differ in what changes the output of a model (`force_config`).
  *   Tied       A tensor that a checkpoint has and another lacks is no error if it is equal, bit for
  *              bit, to another tensor of its checkpoint that both have, and no constant: the other
  *              model is tied, and has one for both. It is in the average if the first input has it.
@@ -192,7 +205,8 @@ typedef struct lofi_average_report {
  *              the first's names with other numbers ("model" if it is a file by itself). A folder
  *              also gets a copy of the first folder's other files (config, tokenizer: not hidden,
  *              no weights in other formats, up to 64 MiB each), and of folders with nothing but
- *              such files; the log names what is not copied. Where a config.json there names the
+ *              such files, but not what tells of the first model's training alone (README.md,
+ *              trainer_state.json); the log names what is not copied. Where a config.json there names the
  *              dtype of the weights, it gets `dtype`.
  *   Metadata   The first's entries, "format": "pt" if it has none, and lofi.version, lofi.inputs,
  *              lofi.weights, lofi.base, lofi.alpha, lofi.sha256 as text in JSON; lofi.raw_weights is

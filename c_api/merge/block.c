@@ -117,8 +117,8 @@ static lofi_status check_same(const struct lofi__worker *w, const struct lofi__j
     for (int s = 1; s < lofi__job_sources(w->plan, job); s++) {
         if (memcmp(w->data[0], w->data[s], count) == 0) continue;
         const char *why = job->kind->class == LOFI__KIND_EXACT
-                              ? "is not averaged: take the first input's with integers_first "
-                                "(--int first), or skip it"
+                              ? "is not averaged: take the first input's (--int first; in Python "
+                                "integers=\"first\"), or skip it"
                               : "is not averaged: convert it, or skip it";
         lofi_set_error("the tensor '%.200s' is not the same in %s and in %s, and %s %s",
                        first->entry->name, first->file->path, job->places[s]->file->path,

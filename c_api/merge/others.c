@@ -32,6 +32,18 @@ static int is_weights(const char *name)
     return 0;
 }
 
+/* Files that tell of the first model alone: how it was trained, and how good it was. */
+static int is_of_its_training(const char *name)
+{
+    static const char *const names[] = {"README.md", "trainer_state.json", "all_results.json"};
+
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (strcmp(name, names[i]) == 0) return 1;
+    return lofi__path_ends_with(name, "_results.json") ||
+           lofi__path_ends_with(name, "_results.txt") ||
+           strncmp(name, "events.out.tfevents", 19) == 0;
+}
+
 /* Tells whether the file belongs to the first checkpoint or the output, whatever it is called. */
 static int is_of_plan(const struct lofi__plan *plan, const char *name)
 {
@@ -147,6 +159,7 @@ static lofi_status copy_other(struct lofi__place_on_disk *disk, const char *path
 
     if (is_of_plan(disk->plan, name)) return LOFI_OK;
     if (is_weights(name)) return warn(path, "it belongs to other weights, which are not averaged");
+    if (is_of_its_training(name)) return warn(path, "it tells of this model's training alone");
     if (stat(path, &found) != 0) return warn(path, strerror(errno));
     if (!S_ISDIR(found.st_mode)) return copy_file(disk, path, name);
     if (is_output(disk, &found)) return LOFI_OK;

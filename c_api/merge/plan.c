@@ -11,6 +11,7 @@
 #include "core/mem.h"
 #include "core/options.h"
 #include "kernels/kernels.h"
+#include "merge/check.h"
 #include "merge/mix.h"
 #include "merge/tied.h"
 
@@ -253,6 +254,8 @@ lofi_status lofi__plan_create(const lofi_average_files_options *options,
     plan->role = role;
     if (st == LOFI_OK) st = open_sources(plan);
     if (st == LOFI_OK) st = strip_prefixes(plan);
+    if (st == LOFI_OK) st = lofi__quantized_check(plan, &selection);
+    if (st == LOFI_OK) st = lofi__configs_check(plan);
     if (st == LOFI_OK) st = lofi__mixing_create(plan);
     if (st == LOFI_OK) st = create_jobs(plan, &selection);
     lofi__selection_clear(&selection);

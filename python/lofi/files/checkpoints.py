@@ -47,6 +47,7 @@ def average_checkpoints(
     integers: str = "equal",
     strip_prefix: str | Sequence[str] = (),
     force: bool = False,
+    force_config: bool = False,
 ) -> None:
     """Write the average of checkpoints to `out`, in the format of the first (tensors by name, of
     torch.save, also to a .safetensors file).
@@ -70,6 +71,9 @@ def average_checkpoints(
         whose names have it; one that is nowhere is an error. `only` and `skip` see what is left.
     force: replace an output that exists; of a folder, the checkpoint in it: what else lies there
         stays.
+    force_config: average Hugging Face folders although their configs or tokenizers differ in what
+        changes a model's output; the first's are taken.
+    Quantised weights (codes with scales) are an error: the mean of codes is not the code of a mean.
     A tensor that one input lacks is no error if it is tied in another: equal, bit for bit, to one
     that both have. NaN, infinities and averages beyond the range of their dtype are written, and
     warned of; what has the factor 0 (a weight, alpha) is left out of the sum with them.
@@ -132,6 +136,7 @@ def average_checkpoints(
             base=origin,
             integers_first=integers == "first",
             force=force,
+            force_config=force_config,
             **how,
         )
         return
@@ -209,6 +214,8 @@ def _average_pickled(
             f"lofi: {labels[0]}: none of its tensors is selected: "
             f"only is {only!r}, skip is {skip!r}"
         )
+    for tensors, chosen, label in zip(found, selected, labels, strict=True):
+        _refuse_codes(tensors, chosen, label)
     naming.match(contents, found, selected, labels)
     mix = Mix(len(paths) - bool(base), weights, base is not None, alpha, raw_weights)
     findings = Findings(labels, mix)
@@ -245,6 +252,28 @@ def _selected(names: Iterable[str], only: str | None, skip: str | None) -> set[s
     if only is None and skip is None:
         return set(names)
     return set(itertools.compress(names, _C.select_names(only, skip, names)))
+
+
+_DTYPES_OF_CODES = {
+    torch.int8: "I8", torch.uint8: "U8", torch.int16: "I16", torch.int32: "I32",
+    torch.float8_e4m3fn: "F8_E4M3", torch.float8_e5m2: "F8_E5M2",
+    torch.float8_e4m3fnuz: "F8_E4M3FNUZ", torch.float8_e5m2fnuz: "F8_E5M2FNUZ",
+}  # fmt: skip
+
+
+def _refuse_codes(tensors: dict[str, torch.Tensor], selected: set[str], label: str) -> None:
+    names = list(tensors)
+    dtypes = [_DTYPES_OF_CODES.get(tensors[name].dtype, "F32") for name in names]
+    pair = _C.find_quantised(names, dtypes)
+    if pair is None:
+        return
+    codes, scales = names[pair[0]], names[pair[1]]
+    if codes in selected or scales in selected:
+        raise ValueError(
+            f"lofi: {codes} of {label} holds codes of quantised weights, whose scales are in "
+            f"{scales}: the mean of codes is not the code of a mean. Dequantise the checkpoints "
+            "first, average them, and quantise the average"
+        )
 
 
 def _has_mean(tensor: torch.Tensor) -> bool:
