@@ -46,10 +46,10 @@ static lofi_status check_config(const char *path, const char *text, size_t bytes
     if (st == LOFI_CORRUPT) return LOFI_OK; /* the file of a stranger that says nothing */
     for (size_t i = 0; st == LOFI_OK && i < sizeof keys / sizeof keys[0]; i++) {
         yyjson_val *found = yyjson_obj_get(yyjson_doc_get_root(doc), keys[i]);
-        if (!yyjson_is_obj(found)) continue;
         const char *method = lofi__json_text(yyjson_obj_get(found, "quant_method"));
+        if (method == NULL) continue;
         lofi_set_error("%s has a %s (%.40s): its weights are quantised, and " WHAT_TO_DO, path,
-                       keys[i], method != NULL ? method : "of an unnamed method");
+                       keys[i], method);
         st = LOFI_INVALID;
     }
     yyjson_doc_free(doc);

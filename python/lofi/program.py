@@ -45,11 +45,11 @@ def find() -> str | None:
 
 
 def _candidates() -> Iterator[Path]:
-    try:
-        files = metadata.files(_DISTRIBUTION) or []
-    except metadata.PackageNotFoundError:
-        files = []
-    yield from (Path(str(file.locate())) for file in files if file.name == "lofi")
+    # A build leaves metadata beside the sources, too, which may come first and name no program.
+    for installed in metadata.distributions(name=_DISTRIBUTION):
+        for file in installed.files or []:
+            if file.name == "lofi":
+                yield Path(str(file.locate()))
     # pip install --target moves the program here, and its list of files still has the old place.
     yield Path(__file__).resolve().parents[1] / "bin" / "lofi"
 
