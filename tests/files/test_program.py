@@ -114,7 +114,7 @@ def test_another_word_is_a_script(runs):
 
 
 def test_without_the_program(monkeypatch):
-    monkeypatch.setattr(program.metadata, "files", lambda name: None)
+    monkeypatch.setattr(program.metadata, "distributions", lambda name: [])
     monkeypatch.setenv("PATH", "")
     with pytest.raises(SystemExit, match="the program for `average` is not found"):
         program.run(["average"])
