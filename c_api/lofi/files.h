@@ -147,11 +147,13 @@ typedef struct lofi_average_files_options {
     int strip_count;
     int raw_weights; /* 1: weights are coefficients: any finite numbers, not divided by their sum */
     int force_config; /* 1: configs and tokenizers that differ are no error */
+    const char *lora; /* NULL: adapters are averaged factor by factor; "exact" or "svd=R":
+                         their products are */
 } lofi_average_files_options;
 #define LOFI_AVERAGE_FILES_OPTIONS_INIT                                                            \
     {                                                                                              \
         sizeof(lofi_average_files_options), NULL, 0, NULL, NULL, NULL, 1.0, NULL, NULL, NULL, 0,   \
-            0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, 0, 0, 0                                      \
+            0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, 0, 0, 0, NULL                                \
     }
 
 typedef struct lofi_average_report {
@@ -161,6 +163,10 @@ typedef struct lofi_average_report {
     uint64_t file_count; /* of safetensors written */
     int threads;
     uint64_t statistics_count; /* running statistics of BatchNorm that were averaged */
+    uint64_t product_count;    /* with `lora`: the products averaged, and what of them is lost by */
+    double product_error; /* reduction and rounding, relative, in the Frobenius norm: of all, */
+    double worst_error;   /* and of the worst, whose factor A has the name (its beginning) */
+    char worst_name[256]; /* "": nothing is lost */
 } lofi_average_report;
 
 /*
