@@ -323,6 +323,8 @@ static lofi_status run_module(const struct stepper *s, const struct lofi__lora_m
     else if (st == LOFI_OK)
         *square = lofi__factors_square(&f);
     if (st == LOFI_OK) st = write_module(s, m, &f, lost);
+    *square *= m->scale * m->scale; /* what PEFT multiplies with is not in the factors */
+    *lost *= m->scale * m->scale;
     lofi__factors_clear(&f);
     return st;
 }
