@@ -40,8 +40,7 @@ static lofi_status run(const struct lofi__plan *plan, struct lofi__stream_option
 {
     lofi_status st = LOFI_OK;
 
-    if (plan->lora != NULL)
-        st = lofi__lora_run(plan, stream->fds, lofi__stream_threads(plan), stream->is_check, error);
+    if (plan->lora != NULL) st = lofi__lora_run(plan, stream, error);
     stream->done_bytes = factor_bytes(plan);
     return st == LOFI_OK ? lofi__stream_run(plan, stream) : st;
 }

@@ -10,6 +10,7 @@
 
 #include "merge/adapter.h"
 #include "merge/plan.h"
+#include "merge/stream.h"
 
 #define LOFI__LORA_DIMS 8
 
@@ -57,13 +58,14 @@ lofi_status lofi__lora_complete(struct lofi__plan *plan);
 /* The config of the output. `*text` is of lofi__mem. */
 lofi_status lofi__lora_config(const struct lofi__plan *plan, char **text, size_t *bytes);
 
-/* lora_run.c: writes all modules, or, with `is_check`, computes them again with the scalar kernels
- * and compares. `fds` are of the plan's outputs; `error` may be NULL. */
+/* lora_run.c: writes all modules, or, to check, computes them again with the scalar kernels and
+ * compares. `error` may be NULL. */
 struct lofi__lora_error {
     double worst, whole;    /* lost of the products, relative in the Frobenius norm */
     const char *worst_name; /* of that module's A; NULL: nothing is lost */
 };
-lofi_status lofi__lora_run(const struct lofi__plan *plan, const int *fds, int threads, int is_check,
+lofi_status lofi__lora_run(const struct lofi__plan *plan,
+                           const struct lofi__stream_options *options,
                            struct lofi__lora_error *error);
 
 #endif /* LOFI_MERGE_LORA_H */

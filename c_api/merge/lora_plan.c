@@ -108,7 +108,7 @@ static double best_scale(const struct lofi__plan *plan, const struct lofi__lora_
     double best = 1;
 
     for (int s = 0; s < plan->source_count; s++) {
-        const double scale = m->shares[s];
+        const double scale = fabs(m->shares[s]);
         if (!(scale > 0)) continue;
         const uint64_t count = count_rounded(plan, m, scale);
         if (count > fewest || (count == fewest && scale <= best)) continue;
@@ -166,17 +166,20 @@ static lofi_status scale_module(const struct lofi__plan *plan, struct lofi__lora
     return size_module(plan, m);
 }
 
-/* The number of the B that belongs to this A; -1, with the last error set, if there is none. */
-static int64_t find_partner(const lofi_checkpoint *first, const char *name)
+/* The number of the B that belongs to this A. */
+static lofi_status find_partner(const lofi_checkpoint *first, const char *name, uint64_t *number)
 {
     char *partner = lofi__part_partner(name);
-    const int64_t number = partner != NULL ? lofi_checkpoint_find(first, partner) : -1;
+    if (partner == NULL) return LOFI_NO_MEMORY;
+    const int64_t found = lofi_checkpoint_find(first, partner);
 
-    if (partner != NULL && number < 0)
+    if (found < 0)
         lofi_set_error("%s: it has the tensor '%.200s' and no '%.200s'", first->path, name,
                        partner);
+    else
+        *number = (uint64_t)found;
     lofi__mem_destroy(partner);
-    return number;
+    return found < 0 ? LOFI_INVALID : LOFI_OK;
 }
 
 static lofi_status create_module(struct lofi__plan *plan, uint64_t number)
@@ -184,17 +187,18 @@ static lofi_status create_module(struct lofi__plan *plan, uint64_t number)
     struct lofi__lora *lora = plan->lora;
     struct lofi__lora_module *m = &lora->modules[lora->module_count];
     const struct lofi__place *first = plan->jobs[number].places[0];
-    const int64_t partner = find_partner(plan->sources[0], first->entry->name);
+    uint64_t partner = 0;
 
-    if (partner < 0) return LOFI_INVALID;
+    lofi_status st = find_partner(plan->sources[0], first->entry->name, &partner);
+    if (st != LOFI_OK) return st;
     *m = (struct lofi__lora_module){
         .a = number,
-        .b = (uint64_t)partner,
+        .b = partner,
         .places_a = plan->jobs[number].places,
         .places_b = plan->jobs[partner].places,
         .shares = lora->shares + lora->module_count * (uint64_t)plan->source_count,
     };
-    lofi_status st = check_module(plan, m);
+    st = check_module(plan, m);
     if (st != LOFI_OK) return st;
     m->rows = m->places_b[0]->entry->shape[0];
     m->columns = first->entry->count / first->entry->shape[0];

@@ -11,8 +11,8 @@
 #include "core/thread.h"
 #include "kernels/kernels.h"
 #include "lora/factors.h"
+#include "merge/findings.h"
 #include "merge/lora.h"
-#include "merge/stream.h"
 
 #include <errno.h>
 #include <math.h>
@@ -28,8 +28,7 @@ struct lofi__lora_run {
     const struct lofi__plan *plan;
     const struct lofi__kernels *kernels;
     const struct lofi__job **jobs; /* by their order */
-    const int *fds;
-    int is_check;
+    const struct lofi__stream_options *stream;
     pthread_mutex_t lock; /* of all below */
     uint64_t next;        /* module */
     uint64_t done_bytes;
@@ -82,40 +81,61 @@ static size_t least(uint64_t a, uint64_t b)
     return (size_t)(a < b ? a : b);
 }
 
-/* Reads numbers of a tensor from number `begin` on, times `factor`. */
-static lofi_status read_numbers(const struct stepper *s, const struct lofi__place *place,
+static uint64_t count_odd(const double *numbers, size_t count)
+{
+    uint64_t found = 0;
+    for (size_t i = 0; i < count; i++)
+        found += !(numbers[i] - numbers[i] == 0);
+    return found;
+}
+
+/* Notes numbers that are not finite: of a source, or, with `source_count`, of the output only. */
+static lofi_status note_odd(const struct stepper *s, const struct lofi__job *job, int source,
+                            uint64_t count)
+{
+    struct lofi__findings *findings = s->run->stream->findings;
+    if (findings == NULL || s->run->stream->is_check) return LOFI_OK;
+    return lofi__findings_add(findings, job, source, count);
+}
+
+/* Reads numbers of a source's tensor from number `begin` on, times `factor`. */
+static lofi_status read_numbers(const struct stepper *s, const struct lofi__job *job, int source,
                                 uint64_t begin, double factor, double *out, size_t count)
 {
+    const struct lofi__place *place = job->places[source];
     const lofi_dtype dtype = place->entry->kind->dtype;
     const size_t each = lofi_dtype_bytes(dtype);
     lofi_status st =
         lofi__file_read(place->file, lofi__place_begin(place) + begin * each, s->raw, count * each);
 
-    if (st == LOFI_OK) s->run->kernels->begin[dtype](out, s->raw, factor, count);
-    return st;
+    if (st != LOFI_OK) return st;
+    s->run->kernels->begin[dtype](out, s->raw, factor, count);
+    return note_odd(s, job, source, count_odd(out, count));
 }
 
 /* The rows of A are read where they are to be. */
-static lofi_status read_a(const struct stepper *s, const struct lofi__place *place, double *to)
+static lofi_status read_a(const struct stepper *s, const struct lofi__job *job, int source,
+                          double *to)
 {
-    const uint64_t total = place->entry->count;
+    const uint64_t total = job->places[source]->entry->count;
     lofi_status st = LOFI_OK;
 
     for (uint64_t begin = 0; begin < total && st == LOFI_OK; begin += s->count)
-        st = read_numbers(s, place, begin, 1.0, to + begin, least(s->count, total - begin));
+        st = read_numbers(s, job, source, begin, 1.0, to + begin, least(s->count, total - begin));
     return st;
 }
 
 /* Columns of B, which lies row by row, are added to what is there. */
-static lofi_status add_b(const struct stepper *s, const struct lofi__place *place, double factor,
-                         double *to, size_t rows)
+static lofi_status add_b(const struct stepper *s, const struct lofi__job *job, int source,
+                         double factor, double *to, size_t rows)
 {
-    const size_t rank = (size_t)place->entry->shape[1];
+    const size_t rank = (size_t)job->places[source]->entry->shape[1];
     const size_t step = s->count / rank;
 
     for (size_t begin = 0; begin < rows; begin += step) {
         const size_t count = least(step, rows - begin);
-        lofi_status st = read_numbers(s, place, begin * rank, factor, s->numbers, count * rank);
+        lofi_status st =
+            read_numbers(s, job, source, begin * rank, factor, s->numbers, count * rank);
         if (st != LOFI_OK) return st;
         for (size_t i = 0; i < rank; i++)
             for (size_t row = 0; row < count; row++)
@@ -151,9 +171,10 @@ static lofi_status gather(const struct stepper *s, const struct lofi__lora_modul
     for (int i = 0; i < plan->source_count && st == LOFI_OK; i++) {
         if (m->shares[i] == 0 && !(plan->lora->is_shared && i == 0)) continue;
         if (i == 0 || !plan->lora->is_shared)
-            st = read_a(s, m->places_a[i], whole->a + at * whole->columns);
+            st = read_a(s, s->run->jobs[m->a], i, whole->a + at * whole->columns);
         if (st == LOFI_OK)
-            st = add_b(s, m->places_b[i], m->shares[i], whole->b + at * whole->rows, whole->rows);
+            st = add_b(s, s->run->jobs[m->b], i, m->shares[i], whole->b + at * whole->rows,
+                       whole->rows);
         if (!plan->lora->is_shared) at += (size_t)rank_of(m, i);
     }
     return st;
@@ -166,8 +187,8 @@ static lofi_status compare(const struct stepper *s, const struct lofi__job *job,
     size_t got = 0;
 
     while (got < bytes) {
-        const ssize_t n =
-            pread(s->run->fds[job->file], s->found + got, bytes - got, (off_t)(offset + got));
+        const ssize_t n = pread(s->run->stream->fds[job->file], s->found + got, bytes - got,
+                                (off_t)(offset + got));
         if (n < 0 && errno == EINTR) continue;
         if (n < 0) return lofi__path_failed(path, "can't be read again");
         if (n == 0) break;
@@ -190,10 +211,15 @@ static lofi_status write_numbers(const struct stepper *s, const struct lofi__job
     const size_t each = lofi_dtype_bytes(dtype);
     const uint64_t offset = output->header_bytes + job->begin + begin * each;
 
+    const uint64_t odd = count_odd(numbers, count);
     s->run->kernels->narrow[dtype](s->raw, numbers, count);
     s->run->kernels->begin[dtype](numbers, s->raw, 1.0, count);
-    if (s->run->is_check) return compare(s, job, offset, count * each);
-    return lofi__file_write(s->run->fds[job->file], output->path, s->raw, count * each, offset);
+    const uint64_t now = count_odd(numbers, count);
+    lofi_status st = note_odd(s, job, s->run->plan->source_count, now > odd ? now - odd : 0);
+    if (st != LOFI_OK) return st;
+    if (s->run->stream->is_check) return compare(s, job, offset, count * each);
+    return lofi__file_write(s->run->stream->fds[job->file], output->path, s->raw, count * each,
+                            offset);
 }
 
 static lofi_status write_a(const struct stepper *s, const struct lofi__job *job,
@@ -453,16 +479,17 @@ static double root_of(double lost, double square)
     return square > 0 ? sqrt(lost / square) : 0;
 }
 
-lofi_status lofi__lora_run(const struct lofi__plan *plan, const int *fds, int threads, int is_check,
+lofi_status lofi__lora_run(const struct lofi__plan *plan,
+                           const struct lofi__stream_options *options,
                            struct lofi__lora_error *error)
 {
-    struct lofi__lora_run run = {.plan = plan, .fds = fds, .is_check = is_check};
+    struct lofi__lora_run run = {.plan = plan, .stream = options};
 
-    run.kernels = is_check ? &lofi__kernels_scalar : lofi__kernels_get();
+    run.kernels = options->is_check ? &lofi__kernels_scalar : lofi__kernels_get();
     lofi_status st = list_jobs(&run);
     if (st != LOFI_OK) return st;
     pthread_mutex_init(&run.lock, NULL);
-    run_threads(&run, count_threads(plan, threads));
+    run_threads(&run, count_threads(plan, options->threads));
     pthread_mutex_destroy(&run.lock);
     lofi__mem_destroy(run.jobs);
     if (run.status != LOFI_OK) lofi_set_error("%s", run.error);

@@ -520,9 +520,7 @@ def test_inputs_without_a_product(make, tmp_path):
         tmp_path, first, second, "--lora", "exact", "--skip", "layers.0"
     )
     (second / "adapter_config.json").unlink()
-    assert "there is no adapter_config.json" in refused(
-        tmp_path, first, second, "--lora", "exact"
-    )
+    assert "there is no adapter_config.json" in refused(tmp_path, first, second, "--lora", "exact")
     write(tmp_path / "model.safetensors", {"w": Tensor.of("F32", np.ones(3))})
     told = refused(tmp_path, tmp_path / "model.safetensors", "--lora", "svd=2")
     assert "it is no adapter" in told

@@ -108,7 +108,9 @@ def test_dora_is_refused(tmp_path):
 
 
 def test_what_is_written_is_a_config_of_peft(tmp_path):
-    folders = [save(tmp_path / f"{i}", i, **config) for i, config in enumerate(CASES["patterns"][0])]
+    folders = [
+        save(tmp_path / f"{i}", i, **config) for i, config in enumerate(CASES["patterns"][0])
+    ]
     lofi("average", *folders, "-o", tmp_path / "out", "--lora", "exact")
     config = peft.LoraConfig.from_pretrained(tmp_path / "out")
     written = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
