@@ -554,3 +554,46 @@ def test_tensors_without_a_product(tmp_path, more, without, told):
 def test_sizes_that_differ(make, tmp_path):
     folders = [*make({}), *make({}, sizes=SIZES | {"layers.0.q": (12, 8)})]
     assert "of another size" in refused(tmp_path, *folders, "--lora", "exact")
+
+
+def test_numbers_that_are_not_finite_are_told(make, tmp_path):
+    """Where nothing is decomposed they are written, as in any average, and told."""
+    first, second = make({"lora_alpha": 1}, {"lora_alpha": 9}, kind="F16")
+    path = first / "adapter_model.safetensors"
+    tensors, name = read(path), f"{stem('layers.0.q')}.lora_B.weight"
+    data = tensors[name].data.copy()
+    data[1, 2] = np.nan
+    write(path, tensors | {name: Tensor.of("F16", data)})
+    arguments = ["-o", tmp_path / "out", "--lora", "exact", "--json", "--verify"]
+    done = lofi("average", first, second, *arguments, code=3)
+    (told,) = json.loads(done.stdout)["nonfinite"]
+    assert (told["tensor"], told["count"]) == (name, 1)
+    assert f"{path}: the tensor '{name}' has NaN or infinities (1 of 48 numbers)" in done.stderr
+    found = read(tmp_path / "out" / "adapter_model.safetensors")[name].data
+    assert np.isnan(found[1, 2]) and np.isnan(found).sum() == 1
+
+
+# ---- from Python --------------------------------------------------------------------------------
+
+
+def test_average_checkpoints(make, tmp_path):
+    lofi_of_python = pytest.importorskip("lofi")
+    folders = make({"lora_alpha": 8}, {"lora_alpha": 64})
+    with pytest.raises(ValueError, match="lora_alpha is 8 in .* and 64 in"):
+        lofi_of_python.average_checkpoints(folders, tmp_path / "out")
+    lofi_of_python.average_checkpoints(folders, tmp_path / "exact", lora="exact", weights=[1, 3])
+    lofi_of_python.average_checkpoints(folders, tmp_path / "svd", lora="svd=3")
+    assert distance(products(tmp_path / "exact"), mean_of(folders, [1, 3]))[1] < 1e-7
+    truth = {m: best(p, 3) for m, p in mean_of(folders).items()}
+    assert distance(products(tmp_path / "svd"), truth)[1] < 1e-6
+    with pytest.raises(ValueError, match="lora is 'best': choose exact, or svd=R"):
+        lofi_of_python.average_checkpoints(folders, tmp_path / "out", lora="best")
+
+
+def test_files_of_torch_have_no_products(tmp_path):
+    torch, lofi_of_python = pytest.importorskip("torch"), pytest.importorskip("lofi")
+    torch.save({"q.lora_A.weight": torch.ones(2, 2)}, tmp_path / "adapter_model.bin")
+    with pytest.raises(ValueError, match="lora is for adapters in safetensors files"):
+        lofi_of_python.average_checkpoints(
+            [tmp_path / "adapter_model.bin"], tmp_path / "out.bin", lora="exact"
+        )
