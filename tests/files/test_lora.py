@@ -579,7 +579,7 @@ def test_numbers_that_are_not_finite_are_told(make, tmp_path):
 def test_average_checkpoints(make, tmp_path):
     lofi_of_python = pytest.importorskip("lofi")
     folders = make({"lora_alpha": 8}, {"lora_alpha": 64})
-    with pytest.raises(ValueError, match="lora_alpha is 8 in .* and 64 in"):
+    with pytest.raises(ValueError, match=r"lora_alpha is 8 in .* and 64 in"):
         lofi_of_python.average_checkpoints(folders, tmp_path / "out")
     lofi_of_python.average_checkpoints(folders, tmp_path / "exact", lora="exact", weights=[1, 3])
     lofi_of_python.average_checkpoints(folders, tmp_path / "svd", lora="svd=3")
