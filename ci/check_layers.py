@@ -17,7 +17,7 @@ from pathlib import Path
 # lofi is lofi.h and the headers by subject that it includes; all may use them.
 LAYERS = (
     *("lofi", "core", "kernels", "cuda", "nodes", "mirror"),
-    *("transport", "comm", "average", "ckpt", "merge"),
+    *("transport", "comm", "average", "ckpt", "lora", "merge"),
 )
 ABOVE = ("cli", "backend")
 FOREIGN = re.compile(r"^(torch|ATen|c10|pybind11|Python)\b")

@@ -62,7 +62,7 @@ void average_files(const std::vector<std::string> &inputs, const std::string &ou
                    const std::optional<std::string> &only, const std::optional<std::string> &skip,
                    const std::optional<std::string> &dtype, bool integers_first,
                    const std::vector<std::string> &strip_prefixes, bool force, bool raw_weights,
-                   bool force_config)
+                   bool force_config, const std::optional<std::string> &lora)
 {
     const std::vector<const char *> paths = texts_of(inputs);
     const std::vector<const char *> prefixes = texts_of(strip_prefixes);
@@ -85,6 +85,7 @@ void average_files(const std::vector<std::string> &inputs, const std::string &ou
     options.force = force;
     options.raw_weights = raw_weights;
     options.force_config = force_config;
+    options.lora = text(lora);
     SignalCheck signals;
     options.progress = SignalCheck::run;
     options.ctx = &signals;
@@ -124,8 +125,8 @@ const Binding files{[](py::module_ &m) {
     m.def("average_files", &average_files, py::arg("inputs"), py::arg("out"), py::kw_only(),
           py::arg("weights"), py::arg("base"), py::arg("alpha"), py::arg("only"), py::arg("skip"),
           py::arg("dtype"), py::arg("integers_first"), py::arg("strip_prefixes"), py::arg("force"),
-          py::arg("raw_weights"), py::arg("force_config"), py::call_guard<py::gil_scoped_release>(),
-          "lofi_average_files of lofi.h.");
+          py::arg("raw_weights"), py::arg("force_config"), py::arg("lora"),
+          py::call_guard<py::gil_scoped_release>(), "lofi_average_files of lofi.h.");
     m.def("open_checkpoint", &open_checkpoint, py::arg("path"),
           "Raises what lofi_checkpoint_open of lofi.h says of the path, if it is no checkpoint.");
     m.def("find_quantised", &find_quantised, py::arg("names"), py::arg("dtypes"),

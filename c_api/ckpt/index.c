@@ -43,26 +43,6 @@ static lofi_status read_map(const char *file, yyjson_val *map, struct lofi__inde
     return LOFI_OK;
 }
 
-/* Deep JSON, written again with indents, would be larger by its depth. */
-static lofi_status check_depth(const char *file, const char *text, size_t length)
-{
-    int depth = 0, is_in_text = 0;
-
-    for (size_t i = 0; i < length && depth <= DEPTH_MAX; i++) {
-        if (is_in_text && text[i] == '\\')
-            i++;
-        else if (text[i] == '"')
-            is_in_text = !is_in_text;
-        else if (!is_in_text && (text[i] == '[' || text[i] == '{'))
-            depth++;
-        else if (!is_in_text && (text[i] == ']' || text[i] == '}'))
-            depth--;
-    }
-    if (depth <= DEPTH_MAX) return LOFI_OK;
-    lofi_set_error("%s: the JSON is deeper than the %d levels that are allowed", file, DEPTH_MAX);
-    return LOFI_CORRUPT;
-}
-
 /* The members that are looked for by their names. */
 static lofi_status check_members(const char *file, yyjson_val *root)
 {
@@ -110,7 +90,7 @@ lofi_status lofi__index_parse(const char *file, const char *text, size_t length,
                               struct lofi__index *index)
 {
     *index = (struct lofi__index){0};
-    lofi_status st = check_depth(file, text, length);
+    lofi_status st = lofi__json_check_depth(file, text, length, DEPTH_MAX);
     if (st == LOFI_OK)
         st = lofi__json_read(file, text, length, YYJSON_READ_BIGNUM_AS_RAW, &index->doc);
     if (st == LOFI_OK) st = check_members(file, yyjson_doc_get_root(index->doc));

@@ -56,6 +56,25 @@ lofi_status lofi__json_read(const char *file, const char *text, size_t length,
     return LOFI_OK;
 }
 
+lofi_status lofi__json_check_depth(const char *file, const char *text, size_t length, int most)
+{
+    int depth = 0, is_in_text = 0;
+
+    for (size_t i = 0; i < length && depth <= most; i++) {
+        if (is_in_text && text[i] == '\\')
+            i++;
+        else if (text[i] == '"')
+            is_in_text = !is_in_text;
+        else if (!is_in_text && (text[i] == '[' || text[i] == '{'))
+            depth++;
+        else if (!is_in_text && (text[i] == ']' || text[i] == '}'))
+            depth--;
+    }
+    if (depth <= most) return LOFI_OK;
+    lofi_set_error("%s: the JSON is deeper than the %d levels that are allowed", file, most);
+    return LOFI_CORRUPT;
+}
+
 const char *lofi__json_text(yyjson_val *value)
 {
     const char *text = yyjson_get_str(value);

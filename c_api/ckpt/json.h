@@ -13,6 +13,10 @@
 lofi_status lofi__json_read(const char *file, const char *text, size_t length,
                             yyjson_read_flag flags, yyjson_doc **out);
 
+/* LOFI_CORRUPT if arrays and objects lie in each other deeper than `most`: what walks through JSON,
+ * or writes it with indents, would cost more than the text. `file` is for the sentence. */
+lofi_status lofi__json_check_depth(const char *file, const char *text, size_t length, int most);
+
 /* The memory of the library, for documents that are written. */
 extern const yyjson_alc lofi__json_memory;
 

@@ -43,6 +43,9 @@ static const char help[] =
     "are\n"
     "                         copied from the first\n"
     "      --shard-size SIZE  write a folder with files of at most this size: 5GB, 500MB, 2GiB\n"
+    "      --lora exact|svd=R average what adapters do, the products of their factors: exact, with "
+    "the\n"
+    "                         ranks added up, or the best approximation of rank R\n"
     "  -f, --force            replace OUT if it is there; never an input\n"
     "      --force-config     average models whose configs or tokenizers differ\n"
     "      --verify           read OUT again and compare it with a second computation\n"
@@ -73,6 +76,7 @@ enum {
     OPTION_STRIP_PREFIX,
     OPTION_JSON,
     OPTION_FORCE_CONFIG,
+    OPTION_LORA,
     OPTION_NO_NORMALIZE
 };
 
@@ -90,6 +94,7 @@ const struct option cli_average_options[] = {
     {"fsync", no_argument, NULL, OPTION_FSYNC},
     {"verify", no_argument, NULL, OPTION_VERIFY},
     {"strip-prefix", required_argument, NULL, OPTION_STRIP_PREFIX},
+    {"lora", required_argument, NULL, OPTION_LORA},
     {"sha256", no_argument, NULL, OPTION_SHA256},
     {"threads", required_argument, NULL, 'j'},
     {"quiet", no_argument, NULL, 'q'},
@@ -208,6 +213,9 @@ int cli_take_average_option(struct arguments *a, int option, char *value)
         if (!parse_size(value, &o->shard_bytes))
             return misuse_value(a, "shard-size", value, "give a size such as 5GB, 500MB or 2GiB");
         break;
+    case OPTION_LORA:
+        o->lora = value;
+        break;
     case 'j':
         threads = strtol(value, &end, 10);
         if (*end != '\0' || threads < 1 || threads > 4096)
@@ -271,6 +279,28 @@ static double seconds(void)
     return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
 }
 
+static void print_error_json(const lofi_average_report *r)
+{
+    printf("\"products\": %" PRIu64 ", \"error\": ", r->product_count);
+    cli_print_number(stdout, r->product_error);
+    printf(", \"worst_error\": ");
+    cli_print_number(stdout, r->worst_error);
+    printf(", \"worst\": ");
+    cli_print_json(stdout, r->worst_name);
+    printf(", ");
+}
+
+static void print_error(const lofi_average_report *r)
+{
+    printf("%" PRIu64 " products, relative error %.3g", r->product_count, r->product_error);
+    if (r->worst_name[0] != '\0') {
+        printf(", at worst %.3g (", r->worst_error);
+        cli_print_text(stdout, r->worst_name);
+        printf(")");
+    }
+    printf("\n");
+}
+
 static void print_json(const struct arguments *a, const lofi_average_report *r, double duration,
                        struct cli_findings *findings)
 {
@@ -283,6 +313,7 @@ static void print_json(const struct arguments *a, const lofi_average_report *r, 
            a->options.input_count, r->averaged_count, r->copied_count, r->bytes_read,
            r->bytes_written, r->file_count, r->threads, a->options.verify ? "true" : "false",
            r->statistics_count, duration);
+    if (a->options.lora != NULL) print_error_json(r);
     cli_findings_print(findings, stdout);
     printf("}\n");
 }
@@ -302,6 +333,7 @@ static void print_report(const struct arguments *a, const lofi_average_report *r
     cli_print_bytes(stdout, r->bytes_read);
     printf(" in %.2f s (%.1f GB/s)%s\n", duration, (double)r->bytes_read / duration / 1e9,
            a->options.verify ? "; read again and verified" : "");
+    if (a->options.lora != NULL) print_error(r);
 }
 
 static int fail(int is_shown)

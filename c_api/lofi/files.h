@@ -147,11 +147,13 @@ typedef struct lofi_average_files_options {
     int strip_count;
     int raw_weights; /* 1: weights are coefficients: any finite numbers, not divided by their sum */
     int force_config; /* 1: configs and tokenizers that differ are no error */
+    const char *lora; /* NULL: adapters are averaged factor by factor; "exact" or "svd=R":
+                         their products are */
 } lofi_average_files_options;
 #define LOFI_AVERAGE_FILES_OPTIONS_INIT                                                            \
     {                                                                                              \
         sizeof(lofi_average_files_options), NULL, 0, NULL, NULL, NULL, 1.0, NULL, NULL, NULL, 0,   \
-            0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, 0, 0, 0                                      \
+            0, 0, 0, 0, 0, 0, NULL, NULL, NULL, NULL, 0, 0, 0, NULL                                \
     }
 
 typedef struct lofi_average_report {
@@ -161,6 +163,10 @@ typedef struct lofi_average_report {
     uint64_t file_count; /* of safetensors written */
     int threads;
     uint64_t statistics_count; /* running statistics of BatchNorm that were averaged */
+    uint64_t product_count;    /* with `lora`: the products averaged, and what of them is lost by */
+    double product_error; /* reduction and rounding, relative, in the Frobenius norm: of all, */
+    double worst_error;   /* and of the worst, whose factor A has the name (its beginning) */
+    char worst_name[256]; /* "": nothing is lost */
 } lofi_average_report;
 
 /*
@@ -209,11 +215,20 @@ typedef struct lofi_average_report {
  *              trainer_state.json); the log names what is not copied. Where a config.json there names the
  *              dtype of the weights, it gets `dtype`.
  *   Metadata   The first's entries, "format": "pt" if it has none, and lofi.version, lofi.inputs,
- *              lofi.weights, lofi.base, lofi.alpha, lofi.sha256 as text in JSON; lofi.raw_weights is
- *              "true" where they are; lofi.batchnorm says that running statistics were averaged.
+ *              lofi.weights, lofi.base, lofi.alpha, lofi.sha256 as text in JSON; lofi.lora as it
+ *              is; lofi.raw_weights is "true" where they are; lofi.batchnorm says that running
+ *              statistics were averaged.
  *   BatchNorm  Tensors named running_mean or running_var that differ between the inputs are averaged
  *              like others, and are then not what the averaged model needs: the log says that they
  *              have to be computed again on data.
+ *   Adapters   If the first has factors of LoRA, or is called adapter_model, the adapter_config.json
+ *              beside each input are compared: LOFI_INVALID names a key for which they do not fit.
+ *              Without `lora` factors are averaged as other tensors, and the log warns of that. With
+ *              it their products are: the first is a folder, and adapters have LoRA alone; the sum of
+ *              w s B A, s the scale of the config, is written as one product, of the sum of all ranks
+ *              ("exact"), or as the best approximation of rank R ("svd=R"), and the config of the
+ *              first with the ranks and scales of that. Modules are taken up whole: memory of the
+ *              largest one's factors in double, some five times, for each thread, up to 1 GiB.
  *   Output     Appears under its name when it is complete: it is written beside it, under a name
  *              that begins with ".lofi-", and renamed. After an error there is nothing, and what
  *              was there before is untouched; a process that is killed leaves the hidden one. With

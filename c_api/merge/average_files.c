@@ -5,12 +5,14 @@
  */
 #include "kernels/kernels.h"
 #include "merge/findings.h"
+#include "merge/lora.h"
 #include "merge/output.h"
 #include "merge/plan.h"
 #include "merge/statistics.h"
 #include "merge/stream.h"
 
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 
 static lofi_status check_unchanged(const struct lofi__plan *plan)
@@ -21,6 +23,26 @@ static lofi_status check_unchanged(const struct lofi__plan *plan)
             if (st != LOFI_OK) return st;
         }
     return LOFI_OK;
+}
+
+static uint64_t factor_bytes(const struct lofi__plan *plan)
+{
+    uint64_t bytes = 0;
+    for (uint64_t i = 0; i < plan->job_count; i++)
+        for (int s = 0; s < plan->source_count && plan->jobs[i].work == LOFI__WORK_FACTOR; s++)
+            bytes += plan->jobs[i].places[s]->entry->bytes;
+    return bytes;
+}
+
+/* Products first, then all other tensors. */
+static lofi_status run(const struct lofi__plan *plan, struct lofi__stream_options *stream,
+                       struct lofi__lora_error *error)
+{
+    lofi_status st = LOFI_OK;
+
+    if (plan->lora != NULL) st = lofi__lora_run(plan, stream, error);
+    stream->done_bytes = factor_bytes(plan);
+    return st == LOFI_OK ? lofi__stream_run(plan, stream) : st;
 }
 
 /* Opens the output as a reader would, and compares it with the average taken once more. */
@@ -39,7 +61,7 @@ static lofi_status verify(const struct lofi__plan *plan, const struct lofi__plac
         if (st != LOFI_OK) return st;
     }
     stream->is_check = 1;
-    return lofi__stream_run(plan, stream);
+    return run(plan, stream, NULL);
 }
 
 static lofi_status write_folder(const struct lofi__plan *plan, struct lofi__place_on_disk *disk)
@@ -51,20 +73,34 @@ static lofi_status write_folder(const struct lofi__plan *plan, struct lofi__plac
 }
 
 static lofi_status write_output(const struct lofi__plan *plan, struct lofi__place_on_disk *disk,
-                                int threads, struct lofi__findings *findings)
+                                int threads, struct lofi__findings *findings,
+                                struct lofi__lora_error *error)
 {
     lofi_status st = lofi__output_create(disk);
     if (st == LOFI_OK && plan->is_folder) st = write_folder(plan, disk);
     if (st != LOFI_OK) return st;
     struct lofi__stream_options stream = {
         .fds = disk->fds, .findings = findings, .threads = threads};
-    st = lofi__stream_run(plan, &stream);
+    st = run(plan, &stream, error);
     if (st == LOFI_OK && plan->options.verify) st = verify(plan, disk, &stream);
     if (st == LOFI_OK) st = check_unchanged(plan);
     return st == LOFI_OK ? lofi__output_commit(disk) : st;
 }
 
-static void fill_report(const struct lofi__plan *plan, int threads, lofi_average_report *report)
+/* The name is cut if it has to be. */
+static void report_error(const struct lofi__plan *plan, const struct lofi__lora_error *error,
+                         lofi_average_report *report)
+{
+    if (plan->lora == NULL) return;
+    report->product_count = plan->lora->module_count;
+    report->product_error = error->whole;
+    report->worst_error = error->worst;
+    snprintf(report->worst_name, sizeof report->worst_name, "%s",
+             error->worst_name != NULL ? error->worst_name : "");
+}
+
+static void fill_report(const struct lofi__plan *plan, int threads,
+                        const struct lofi__lora_error *error, lofi_average_report *report)
 {
     if (report == NULL) return;
     *report = (lofi_average_report){.bytes_read = lofi__stream_bytes(plan),
@@ -74,8 +110,10 @@ static void fill_report(const struct lofi__plan *plan, int threads, lofi_average
     for (uint64_t i = 0; i < plan->output_count; i++)
         report->bytes_written += plan->outputs[i].header_bytes + plan->outputs[i].data_bytes;
     for (uint64_t i = 0; i < plan->job_count; i++)
-        report->averaged_count += plan->jobs[i].work == LOFI__WORK_MEAN;
+        report->averaged_count +=
+            plan->jobs[i].work == LOFI__WORK_MEAN || plan->jobs[i].work == LOFI__WORK_FACTOR;
     report->copied_count = plan->job_count - report->averaged_count;
+    report_error(plan, error, report);
 }
 
 lofi_status lofi__average_files(const lofi_average_files_options *options,
@@ -83,6 +121,7 @@ lofi_status lofi__average_files(const lofi_average_files_options *options,
 {
     struct lofi__place_on_disk disk = {0};
     struct lofi__findings findings;
+    struct lofi__lora_error error = {0};
     struct lofi__plan plan;
 
     lofi_status st = lofi__plan_create(options, role, &plan);
@@ -92,8 +131,8 @@ lofi_status lofi__average_files(const lofi_average_files_options *options,
     if (st == LOFI_OK) st = lofi__plan_describe(&plan);
     if (st == LOFI_OK) {
         const int threads = lofi__stream_threads(&plan);
-        st = write_output(&plan, &disk, threads, &findings);
-        if (st == LOFI_OK) fill_report(&plan, threads, report);
+        st = write_output(&plan, &disk, threads, &findings, &error);
+        if (st == LOFI_OK) fill_report(&plan, threads, &error, report);
         if (st == LOFI_OK) lofi__findings_tell(&findings);
         if (st == LOFI_OK && plan.statistics_count > 0)
             lofi_log(LOFI_LOG_WARN, "%s: %" PRIu64 " " LOFI__STATISTICS_NOTE, plan.options.out,

@@ -78,7 +78,7 @@ static size_t largest_bytes(const struct lofi__plan *plan, const struct lofi__jo
 
 uint64_t lofi__job_numbers(const struct lofi__job *job)
 {
-    return job->bytes / number_bytes(job, -1);
+    return job->work == LOFI__WORK_FACTOR ? 0 : job->bytes / number_bytes(job, -1);
 }
 
 uint64_t lofi__job_block(const struct lofi__plan *plan, const struct lofi__job *job)

@@ -32,7 +32,7 @@ lofi_status lofi__worker_create(struct lofi__worker *worker, const struct lofi__
                                 const struct lofi__kernels *kernels);
 void lofi__worker_clear(struct lofi__worker *worker);
 
-/* Numbers in a job, and in a block of it; how many sources it reads. */
+/* Numbers in a job (none in a factor, which belongs to its module), and in a block of it; how many sources it reads. */
 uint64_t lofi__job_numbers(const struct lofi__job *job);
 uint64_t lofi__job_block(const struct lofi__plan *plan, const struct lofi__job *job);
 int lofi__job_sources(const struct lofi__plan *plan, const struct lofi__job *job);

@@ -112,6 +112,7 @@ static lofi_status add_digests(const struct lofi__plan *plan, yyjson_mut_doc *do
 static lofi_status describe_origin(const struct lofi__plan *plan, yyjson_mut_doc *doc,
                                    yyjson_mut_val **out)
 {
+    const char *lora = plan->options.lora;
     yyjson_mut_val *origin = yyjson_mut_obj(doc);
     char version[32];
 
@@ -119,6 +120,7 @@ static lofi_status describe_origin(const struct lofi__plan *plan, yyjson_mut_doc
              LOFI_VERSION_PATCH);
     if (origin == NULL || !yyjson_mut_obj_add_strcpy(doc, origin, LOFI__OURS "version", version) ||
         !add_inputs(plan, doc, origin) || !add_base(plan, doc, origin) ||
+        (lora != NULL && !yyjson_mut_obj_add_strcpy(doc, origin, LOFI__OURS "lora", lora)) ||
         !add_scores(plan, doc, origin) || !add_note(plan, doc, origin))
         return LOFI_NO_MEMORY;
     *out = origin;

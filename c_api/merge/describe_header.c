@@ -141,6 +141,7 @@ static void put_name(struct lofi__text *out, const char *name)
 static void put_job(struct lofi__text *out, const struct lofi__job *job)
 {
     const struct lofi__entry *e = job->places[0]->entry;
+    const uint64_t *shape = job->shape != NULL ? job->shape : e->shape;
 
     put(out, ",");
     put_name(out, e->name);
@@ -148,7 +149,7 @@ static void put_job(struct lofi__text *out, const struct lofi__job *job)
     put(out, job->kind->name);
     put(out, "\",\"shape\":[");
     for (int i = 0; i < e->dims; i++)
-        put_number(out, i > 0 ? "," : "", e->shape[i]);
+        put_number(out, i > 0 ? "," : "", shape[i]);
     put_number(out, "],\"data_offsets\":[", job->begin);
     put_number(out, ",", job->begin + job->bytes);
     put(out, "]}");

@@ -39,9 +39,8 @@ static size_t columns(const struct lofi__plan *plan)
     return (size_t)plan->source_count + 1;
 }
 
-/* Source `source_count` stands for what is too large. */
-static lofi_status count_for(struct lofi__findings *f, const struct lofi__job *job, int source,
-                             uint64_t count)
+lofi_status lofi__findings_add(struct lofi__findings *f, const struct lofi__job *job, int source,
+                               uint64_t count)
 {
     const size_t row = (size_t)(job - f->plan->jobs) * columns(f->plan);
 
@@ -115,7 +114,7 @@ static lofi_status count_sources(struct run *r)
         widen_source(r, s);
         for (size_t i = 0; i < r->count; i++)
             found += !is_finite(r->numbers[i]) && !(is_mixed && r->same[i]);
-        st = count_for(r->worker->findings, r->job, s, found);
+        st = lofi__findings_add(r->worker->findings, r->job, s, found);
     }
     return st;
 }
@@ -138,7 +137,7 @@ static lofi_status count_large(struct run *r)
     find_exact(r);
     for (size_t i = 0; i < r->count; i++)
         found += r->odd[i] && !r->bad[i];
-    return count_for(r->worker->findings, r->job, r->worker->plan->source_count, found);
+    return lofi__findings_add(r->worker->findings, r->job, r->worker->plan->source_count, found);
 }
 
 static lofi_status look_closely(struct lofi__worker *worker, const struct lofi__job *job,
@@ -181,7 +180,9 @@ lofi_status lofi__findings_look(struct lofi__worker *w, const struct lofi__job *
 
 static void log_finding(const struct lofi__job *job, const lofi_finding *finding)
 {
-    const uint64_t numbers = job->bytes / lofi_dtype_bytes(job->kind->dtype);
+    const uint64_t numbers = job->work == LOFI__WORK_FACTOR && finding->input >= 0
+                                 ? job->places[finding->input]->entry->count
+                                 : job->bytes / lofi_dtype_bytes(job->kind->dtype);
 
     if (finding->input < 0)
         lofi_log(LOFI_LOG_WARN,
@@ -222,8 +223,9 @@ void lofi__findings_tell(const struct lofi__findings *f)
 
     for (uint64_t i = 0; f->counts != NULL && i < f->plan->job_count; i++)
         for (int s = 0; s < (int)columns(f->plan); s++) {
-            if (f->plan->jobs[i].work != LOFI__WORK_MEAN || !read_finding(f, i, s, &finding))
-                continue;
+            const enum lofi__work work = f->plan->jobs[i].work;
+            const int has_numbers = work == LOFI__WORK_MEAN || work == LOFI__WORK_FACTOR;
+            if (!has_numbers || !read_finding(f, i, s, &finding)) continue;
             if (told++ < LINES_MOST) log_finding(&f->plan->jobs[i], &finding);
             if (o->finding != NULL) o->finding(o->ctx, &finding);
         }

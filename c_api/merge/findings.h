@@ -20,6 +20,11 @@ void lofi__findings_clear(struct lofi__findings *findings);
 lofi_status lofi__findings_look(struct lofi__worker *worker, const struct lofi__job *job,
                                 const char *out, size_t count);
 
+/* Adds to what was found in a job's numbers: of a source that are not finite, or, for the number
+ * `source_count`, of the output that are beyond its dtype. Any thread. */
+lofi_status lofi__findings_add(struct lofi__findings *findings, const struct lofi__job *job,
+                               int source, uint64_t count);
+
 /* Logs what was found, and tells it to the function of the options. */
 void lofi__findings_tell(const struct lofi__findings *findings);
 

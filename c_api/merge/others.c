@@ -9,6 +9,7 @@
 #include "ckpt/path.h"
 #include "core/mem.h"
 #include "merge/config.h"
+#include "merge/lora.h"
 #include "merge/output.h"
 
 #include <dirent.h>
@@ -83,6 +84,11 @@ static lofi_status copy_file(struct lofi__place_on_disk *disk, const char *path,
     if (st != LOFI_OK && st != LOFI_NO_MEMORY) return warn_last();
     if (st == LOFI_OK && plan->kind != NULL && strcmp(name, "config.json") == 0)
         st = lofi__config_set_dtype(path, lofi_dtype_name(plan->kind->dtype), &text, &bytes);
+    if (st == LOFI_OK && plan->lora != NULL && strcmp(name, LOFI__ADAPTER_CONFIG) == 0) {
+        lofi__mem_destroy(text);
+        text = NULL;
+        st = lofi__lora_config(plan, &text, &bytes);
+    }
     if (st == LOFI_OK) st = lofi__output_add(disk, name, text, bytes);
     lofi__mem_destroy(text);
     return st;

@@ -12,6 +12,7 @@
 #include "core/options.h"
 #include "kernels/kernels.h"
 #include "merge/check.h"
+#include "merge/lora.h"
 #include "merge/mix.h"
 #include "merge/tied.h"
 
@@ -110,16 +111,19 @@ static lofi_status find_tied(const lofi_checkpoint *owner, const struct lofi__pl
     return LOFI_OK;
 }
 
+/* The shapes of factors may differ by their ranks. */
 static lofi_status match(const struct lofi__plan *plan, const struct lofi__place *first,
-                         const struct lofi__place **places)
+                         const struct lofi__place **places, int is_factor)
 {
     for (int s = 1; s < plan->source_count; s++) {
         places[s] = lofi__checkpoint_find(plan->sources[s], first->entry->name);
         lofi_status st = LOFI_OK;
+        if (places[s] == NULL && is_factor)
+            return refuse_missing(plan->sources[0], first, plan->sources[s]);
         if (places[s] == NULL)
             st = find_tied(plan->sources[0], first, plan->sources[s], &places[s],
                            "that stands for it there");
-        if (st == LOFI_OK) st = lofi__place_check_pair(first, places[s]);
+        if (st == LOFI_OK && !is_factor) st = lofi__place_check_pair(first, places[s]);
         if (st != LOFI_OK) return st;
     }
     return LOFI_OK;
@@ -144,10 +148,12 @@ static lofi_status create_job(const struct lofi__plan *plan, uint64_t i, int is_
                               .places = places,
                               .bytes = first->entry->bytes,
                               .order = i};
-    if (!is_selected) return LOFI_OK;
-    job->work = work_of(plan, job->kind);
-    lofi_status st = match(plan, first, places);
-    if (st != LOFI_OK || job->work != LOFI__WORK_MEAN) return st;
+    int is_factor = 0;
+    lofi_status st = lofi__lora_takes(plan, first->entry->name, is_selected, &is_factor);
+    if (st != LOFI_OK || !is_selected) return st;
+    job->work = is_factor ? LOFI__WORK_FACTOR : work_of(plan, job->kind);
+    st = match(plan, first, places, is_factor);
+    if (st != LOFI_OK || (job->work != LOFI__WORK_MEAN && !is_factor)) return st;
     if (plan->kind != NULL && job->kind->lanes == 1) job->kind = plan->kind;
     if (!__builtin_mul_overflow(first->entry->count, job->kind->bits / 8, &job->bytes))
         return LOFI_OK;
@@ -210,6 +216,7 @@ static lofi_status create_jobs(struct lofi__plan *plan, const struct lofi__selec
         selected += (uint64_t)is_selected;
     }
     lofi_status st = check_rest(plan, selection);
+    if (st == LOFI_OK && plan->lora != NULL) st = lofi__lora_complete(plan);
     if (st != LOFI_OK || selected > 0 || !(selection->has_only || selection->has_skip)) return st;
     return refuse_selection(plan);
 }
@@ -220,6 +227,8 @@ static lofi_status read_options(const lofi_average_files_options *given, struct 
 {
     static const lofi_average_files_options init = LOFI_AVERAGE_FILES_OPTIONS_INIT;
     const lofi_average_files_options *o = &plan->options;
+    enum lofi__lora_how how;
+    uint64_t rank;
 
     *selection = (struct lofi__selection){0};
     *plan = (struct lofi__plan){.options = init};
@@ -227,6 +236,7 @@ static lofi_status read_options(const lofi_average_files_options *given, struct 
                                         "LOFI_AVERAGE_FILES_OPTIONS_INIT");
     if (st == LOFI_OK) st = check_options(o);
     if (st == LOFI_OK) st = check_weights(o, &plan->weight_sum);
+    if (st == LOFI_OK) st = lofi__lora_parse(o->lora, &how, &rank);
     if (st != LOFI_OK) return st;
     if (o->dtype != NULL) {
         plan->kind = lofi__kind_parse(o->dtype);
@@ -256,6 +266,7 @@ lofi_status lofi__plan_create(const lofi_average_files_options *options,
     if (st == LOFI_OK) st = strip_prefixes(plan);
     if (st == LOFI_OK) st = lofi__quantized_check(plan, &selection);
     if (st == LOFI_OK) st = lofi__configs_check(plan);
+    if (st == LOFI_OK) st = lofi__lora_begin(plan);
     if (st == LOFI_OK) st = lofi__mixing_create(plan);
     if (st == LOFI_OK) st = create_jobs(plan, &selection);
     lofi__selection_clear(&selection);
@@ -273,6 +284,7 @@ void lofi__plan_clear(struct lofi__plan *plan)
         lofi__mem_destroy(plan->outputs[i].header);
     }
     lofi__mixing_clear(&plan->mixing);
+    lofi__lora_destroy(plan->lora);
     lofi__mem_destroy(plan->outputs);
     lofi__mem_destroy(plan->sources);
     lofi__mem_destroy(plan->jobs);

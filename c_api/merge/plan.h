@@ -7,8 +7,9 @@
 
 enum lofi__work {
     LOFI__WORK_MEAN,
-    LOFI__WORK_SAME, /* copied from the first, and has to be equal everywhere */
-    LOFI__WORK_COPY, /* copied from the first */
+    LOFI__WORK_SAME,   /* copied from the first, and has to be equal everywhere */
+    LOFI__WORK_COPY,   /* copied from the first */
+    LOFI__WORK_FACTOR, /* of a product: written with its module, see lora.h */
 };
 
 /* One tensor of the output. */
@@ -19,6 +20,7 @@ struct lofi__job {
     uint64_t bytes, begin;                   /* in the data of its output file */
     uint64_t file;                           /* number of its output file */
     uint64_t order;
+    const uint64_t *shape; /* in the output; NULL: the first source's */
 };
 
 struct lofi__output {
@@ -40,6 +42,7 @@ struct lofi__mixing {
     double weight_sum;
     int has_base; /* the last source is mixed in */
 };
+struct lofi__lora;
 
 /* Besides its options, what an average knows that is one of several, of which one is chosen. */
 struct lofi__role {
@@ -62,6 +65,7 @@ struct lofi__plan {
     uint64_t output_count;
     uint64_t statistics_count;     /* averaged running statistics of BatchNorm */
     const struct lofi__role *role; /* NULL: it is one by itself */
+    struct lofi__lora *lora;       /* NULL: no products are averaged */
     int is_folder;
     char *index_name; /* NULL: no index */
     char *index;      /* its text */

@@ -158,6 +158,7 @@ lofi_status lofi__stream_run(const struct lofi__plan *plan,
 
     if (threads == NULL) return LOFI_NO_MEMORY;
     stream.total_bytes = lofi__stream_bytes(plan);
+    stream.done_bytes = options->done_bytes;
     pthread_mutex_init(&stream.lock, NULL);
     const int started = start_threads(&stream, threads, options->threads - 1);
     work(&stream, 1);

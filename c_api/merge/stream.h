@@ -9,7 +9,8 @@ struct lofi__stream_options {
     const int *fds; /* of the plan's outputs, open for writing, or reading to check */
     struct lofi__findings *findings; /* gets what is found while writing */
     int threads;                     /* >= 1 */
-    int is_check;                    /* 1: computes with the scalar kernels and compares */
+    uint64_t done_bytes; /* that were read before, of lofi__stream_bytes: for the progress */
+    int is_check;        /* 1: computes with the scalar kernels and compares */
 };
 
 /* The number of threads for a plan: as many as were asked for, or CPUs, but no more than there is

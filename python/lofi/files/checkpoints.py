@@ -46,6 +46,7 @@ def average_checkpoints(
     dtype: str | torch.dtype | None = None,
     integers: str = "equal",
     strip_prefix: str | Sequence[str] = (),
+    lora: str | None = None,
     force: bool = False,
     force_config: bool = False,
 ) -> None:
@@ -69,6 +70,10 @@ def average_checkpoints(
     strip_prefix: one or several beginnings of names ("module." of DDP, "_orig_mod." of
         torch.compile), each taken off in the inputs (in nested files: the dicts of tensors) all of
         whose names have it; one that is nowhere is an error. `only` and `skip` see what is left.
+    lora: what to make of LoRA adapters (folders that PEFT saved as safetensors). None averages them
+        factor by factor, which is not the average of what they do: a warning says so, and scales or
+        ranks that differ are an error. "exact" averages the products of the factors, in an adapter
+        whose rank is the sum of theirs; "svd=8" writes the best approximation of rank 8 to that.
     force: replace an output that exists; of a folder, the checkpoint in it: what else lies there
         stays.
     force_config: average Hugging Face folders although their configs or tokenizers differ in what
@@ -137,9 +142,14 @@ def average_checkpoints(
             integers_first=integers == "first",
             force=force,
             force_config=force_config,
+            lora=lora,
             **how,
         )
         return
+    if lora is not None:
+        raise ValueError(
+            f"lofi: lora is for adapters in safetensors files, and {names[0]} is {first}"
+        )
     _refuse_target(target, inputs, force, first)
     if first == "a folder of torch.distributed.checkpoint":
         _average_sharded(names, target, origin, force, integers=integers, **how)
