@@ -38,9 +38,9 @@ static const char help[] =
     "  -h, --help\n"
     "\n"
     "All other options are those of lofi average: --only, --skip, --strip-prefix, --dtype, --int,\n"
-    "--shard-size, --force, --verify, --sha256, --fsync, --threads, --quiet. python -m lofi soup "
-    "also takes\n"
-    "--plot FILE.png. Not here: TIES, DARE and slerp, which serve models of different tasks.\n";
+    "--shard-size, --force, --force-config, --verify, --sha256, --fsync, --threads, --quiet.\n"
+    "python -m lofi soup also takes --plot FILE.png. Not here: TIES, DARE and slerp, which serve\n"
+    "models of different tasks.\n";
 
 enum { OPTION_SCORE = 512, OPTION_LOWER, OPTION_TIMEOUT, OPTION_CSV };
 

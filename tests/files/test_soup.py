@@ -184,7 +184,10 @@ def test_folders(tmp_path):
         '*run*) echo 1;; *) ls "$1" >> list; echo 5;; esac; }; f {}'
     )
     before = names_in(tmp_path)
-    lofi("soup", *(f"run{i}" for i in range(3)), "-o", "soup", "--score", count, cwd=tmp_path)
+    folders = [f"run{i}" for i in range(3)]
+    done = lofi("soup", *folders, "-o", "soup", "--score", count, check=False, cwd=tmp_path)
+    assert "--force-config" in done.stderr and names_in(tmp_path) == before
+    lofi("soup", *folders, "-o", "soup", "--force-config", "--score", count, cwd=tmp_path)
     assert same(read(tmp_path / "soup"), mean_of([runs[i] for i in (2, 0, 1)]))
     assert json.loads((tmp_path / "soup" / "config.json").read_text()) == {"run": 2}
     added = set(names_in(tmp_path)) - set(before)
