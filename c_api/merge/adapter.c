@@ -156,8 +156,8 @@ static lofi_status refuse(const char *key, const struct lofi__adapter *first, yy
     if (HAS(scales, key))
         hint = ": the mean of their parts would be no mean of what they do; lora (--lora exact, or "
                "--lora svd=R) averages their products";
-    else if (strcmp(key, "base_model_name_or_path") == 0)
-        hint = ": if it is one model, give it one name in both files";
+    else
+        hint = ": force_config (--force-config) averages them all the same";
     if (left != NULL && right != NULL)
         lofi_set_error("the adapters do not fit together: %.100s is %.300s in %s and %.300s in "
                        "%s%s",
@@ -169,18 +169,19 @@ static lofi_status refuse(const char *key, const struct lofi__adapter *first, yy
 }
 
 static lofi_status compare_key(const char *key, const struct lofi__adapter *first,
-                               const struct lofi__adapter *other, int are_products)
+                               const struct lofi__adapter *other, int may_differ)
 {
     yyjson_val *a = get(first, key), *b = get(other, key);
+    const int group = HAS(scales, key) ? LOFI__DIFFER_SCALES : LOFI__DIFFER_OTHERS;
 
-    if (HAS(ignored, key) || (are_products && HAS(scales, key))) return LOFI_OK;
+    if (HAS(ignored, key) || (may_differ & group) != 0) return LOFI_OK;
     if (HAS(names, key) && (is_nothing(key, a) || is_nothing(key, b))) return LOFI_OK;
     if ((a == NULL || b == NULL) && !HAS(known, key) && !HAS(scales, key)) return LOFI_OK;
     return are_equal(key, a, b) ? LOFI_OK : refuse(key, first, a, other, b);
 }
 
 lofi_status lofi__adapter_compare(const struct lofi__adapter *first,
-                                  const struct lofi__adapter *other, int are_products)
+                                  const struct lofi__adapter *other, int may_differ)
 {
     const struct lofi__adapter *const both[] = {first, other};
 
@@ -191,7 +192,7 @@ lofi_status lofi__adapter_compare(const struct lofi__adapter *first,
         {
             const char *name = lofi__json_text(key);
             if (name == NULL) continue;
-            lofi_status st = compare_key(name, first, other, are_products);
+            lofi_status st = compare_key(name, first, other, may_differ);
             if (st != LOFI_OK) return st;
         }
     }

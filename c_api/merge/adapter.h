@@ -18,10 +18,16 @@ struct lofi__adapter {
 lofi_status lofi__adapter_open(const lofi_checkpoint *checkpoint, struct lofi__adapter *adapter);
 void lofi__adapter_clear(struct lofi__adapter *adapter);
 
-/* LOFI_INVALID names a key, and its values, for which the two can't be averaged. With
- * `are_products`, when products are averaged, ranks and scales may differ. Both have a config. */
+/* Keys of which two adapters may differ. */
+enum {
+    LOFI__DIFFER_SCALES = 1, /* ranks and scales: products are averaged */
+    LOFI__DIFFER_OTHERS = 2, /* all others: the user says so */
+};
+
+/* LOFI_INVALID names a key, and its values, for which the two can't be averaged. Both have a
+ * config. */
 lofi_status lofi__adapter_compare(const struct lofi__adapter *first,
-                                  const struct lofi__adapter *other, int are_products);
+                                  const struct lofi__adapter *other, int may_differ);
 
 /* LOFI_INVALID for an adapter whose products are not those of LoRA alone, or is no LoRA. */
 lofi_status lofi__adapter_check_lora(const struct lofi__adapter *adapter);

@@ -57,15 +57,17 @@ static lofi_status open_adapters(const struct lofi__plan *plan, struct lofi__lor
 }
 
 /* Compares those that have a config with the first that has one. */
-static lofi_status compare_adapters(const struct lofi__lora *lora)
+static lofi_status compare_adapters(const struct lofi__plan *plan, const struct lofi__lora *lora)
 {
+    const int may_differ = (lora->how != LOFI__LORA_PLAIN ? LOFI__DIFFER_SCALES : 0) |
+                           (plan->options.force_config ? LOFI__DIFFER_OTHERS : 0);
     const struct lofi__adapter *first = NULL;
 
     for (int s = 0; s < lora->adapter_count; s++) {
         const struct lofi__adapter *adapter = &lora->adapters[s];
         if (adapter->doc == NULL) continue;
         if (first == NULL) first = adapter;
-        lofi_status st = lofi__adapter_compare(first, adapter, lora->how != LOFI__LORA_PLAIN);
+        lofi_status st = lofi__adapter_compare(first, adapter, may_differ);
         if (st != LOFI_OK) return st;
     }
     return LOFI_OK;
@@ -186,7 +188,7 @@ lofi_status lofi__lora_begin(struct lofi__plan *plan)
         st = LOFI_INVALID;
     }
     if (st == LOFI_OK && (are_products || is_adapter(first))) st = open_adapters(plan, lora);
-    if (st == LOFI_OK) st = compare_adapters(lora);
+    if (st == LOFI_OK) st = compare_adapters(plan, lora);
     if (st == LOFI_OK && lora->how != LOFI__LORA_PLAIN) {
         st = check_products(plan, lora);
         if (st == LOFI_OK && lora->how == LOFI__LORA_EXACT)

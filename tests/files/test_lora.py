@@ -189,6 +189,14 @@ def test_configs_that_do_not_fit(make, tmp_path, option, change, key, first, oth
     assert all(str(folder / "adapter_config.json") in done.stderr for folder in folders)
 
 
+def test_a_user_may_say_that_configs_fit(make, tmp_path):
+    """Not so of the scales, without which nothing is the average of anything."""
+    folders = make({}, {"base_model_name_or_path": "b"}, {"lora_alpha": 9})
+    lofi("average", *folders[:2], "-o", tmp_path / "out", "--force-config")
+    done = lofi("average", *folders, "-o", tmp_path / "bad", "--force-config", check=False)
+    assert done.returncode == 1 and "lora_alpha is 8" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("first", "other"),
     [
@@ -339,17 +347,32 @@ def test_with_a_base(make, tmp_path):
         assert distance(products(out), wanted)[1] < tolerance
 
 
+@pytest.mark.parametrize(("option", "tolerance"), [("exact", 1e-7), ("svd=12", 1e-6)])
+def test_coefficients(make, tmp_path, option, tolerance):
+    """Task arithmetic: coefficients are not divided by their sum, and may be negative."""
+    *folders, base = make({}, {"rank": 5, "lora_alpha": 9}, {"rank": 3})
+    first, second, start = (products(folder) for folder in (*folders, base))
+    arguments = ["-w", "1.5,-0.75", "--no-normalize", "--lora", option]
+    lofi("average", *folders, "-o", tmp_path / "sum", *arguments)
+    wanted = {m: 1.5 * first[m] - 0.75 * second[m] for m in SIZES}
+    assert distance(products(tmp_path / "sum"), wanted)[1] < tolerance
+    arguments += ["--base", base, "--alpha", "0.5"]
+    lofi("average", *folders, "-o", tmp_path / "moved", *arguments)
+    wanted = {m: (1 - 0.5 * 0.75) * start[m] + 0.5 * wanted[m] for m in SIZES}
+    assert distance(products(tmp_path / "moved"), wanted)[1] < tolerance
+
+
 def test_other_tensors_are_averaged_and_files_copied(tmp_path):
     name, folders = "base_model.model.head.weight", [tmp_path / "a", tmp_path / "b"]
     for value, folder in enumerate(folders):
         more = {name: Tensor.of("F32", np.full((3, 2), 1.0 + 2 * value))}
         pairs = factors(np.random.default_rng(value), 4)
         adapter(folder, pairs, more=more, modules_to_save=["head"])
-        (folder / "README.md").write_text("a card")
+        (folder / "tokenizer.json").write_text("{}")
     lofi("average", *folders, "-o", tmp_path / "out", "--lora", "exact")
     found = read(tmp_path / "out" / "adapter_model.safetensors")
     assert np.array_equal(found[name].data, np.full((3, 2), 2.0))
-    assert (tmp_path / "out" / "README.md").read_text() == "a card"
+    assert (tmp_path / "out" / "tokenizer.json").read_text() == "{}"
     config = config_of(tmp_path / "out")
     assert config["modules_to_save"] == ["head"] and config["target_modules"] == ["q", "v"]
 

@@ -37,6 +37,7 @@ def save(folder, seed, **config):
             if parameter.requires_grad:
                 parameter.copy_(torch.randn_like(parameter))
     tuned.save_pretrained(folder)
+    (folder / "README.md").unlink(missing_ok=True)  # which is not copied, and said so
     return folder
 
 
