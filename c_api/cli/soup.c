@@ -38,7 +38,8 @@ static const char help[] =
     "  -h, --help\n"
     "\n"
     "All other options are those of lofi average: --only, --skip, --strip-prefix, --dtype, --int,\n"
-    "--shard-size, --force, --force-config, --verify, --sha256, --fsync, --threads, --quiet.\n"
+    "--shard-size, --lora, --force, --force-config, --verify, --sha256, --fsync, --threads, "
+    "--quiet.\n"
     "python -m lofi soup also takes --plot FILE.png. Not here: TIES, DARE and slerp, which serve\n"
     "models of different tasks.\n";
 

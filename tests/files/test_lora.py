@@ -596,6 +596,15 @@ def test_numbers_that_are_not_finite_are_told(make, tmp_path):
     assert np.isnan(found[1, 2]) and np.isnan(found).sum() == 1
 
 
+def test_a_soup_of_adapters(make, tmp_path):
+    """Each mean that is scored is an adapter, with a config of its own rank."""
+    folders = make({"lora_alpha": 3}, {"lora_alpha": 5}, {})
+    score = "grep '\"r\":' {}/adapter_config.json | tr -d ,"  # the more, the better
+    done = lofi("soup", *folders, "-o", tmp_path / "out", "--score", score, "--lora", "exact")
+    assert "the mean of 3 of 3 checkpoints, score 12" in done.stdout and not done.stderr
+    assert distance(products(tmp_path / "out"), mean_of(folders))[1] < 1e-7
+
+
 # ---- from Python --------------------------------------------------------------------------------
 
 
@@ -611,6 +620,18 @@ def test_average_checkpoints(make, tmp_path):
     assert distance(products(tmp_path / "svd"), truth)[1] < 1e-6
     with pytest.raises(ValueError, match="lora is 'best': choose exact, or svd=R"):
         lofi_of_python.average_checkpoints(folders, tmp_path / "out", lora="best")
+
+
+@pytest.mark.parametrize("same", ["", "A", "B"])
+def test_files_of_torch_are_warned_of(tmp_path, capfd, same):
+    torch, lofi_of_python = pytest.importorskip("torch"), pytest.importorskip("lofi")
+    paths = [tmp_path / "a.bin", tmp_path / "b.bin"]
+    for value, path in enumerate(paths):
+        tensors = {f"q.lora_{x}.weight": torch.full((2, 2), 0.0 if x == same else 1.0 + value)
+                   for x in "AB"}  # fmt: skip
+        torch.save(tensors, path)
+    lofi_of_python.average_checkpoints(paths, tmp_path / "out.bin")
+    assert capfd.readouterr().err.count("it has LoRA factors") == (0 if same else 1)
 
 
 def test_files_of_torch_have_no_products(tmp_path):

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from lofi.files import adapters
 from lofi.files import names as naming
 from lofi.files.contents import save, tensors_of, with_tensors
 from lofi.files.numbers import Findings, Mix
@@ -247,6 +248,7 @@ def _average_pickled(
             averaged[key] = _average(name, same, labels, findings, dtype)
         put[name] = averaged[key]
     findings.tell()
+    adapters.warn_of_mean(found, selected[0], labels[0])
     if statistics:
         log(
             "warn",
