@@ -80,8 +80,6 @@ std::vector<int> BackendLofi::primaries() const
 WorkPtr BackendLofi::allgather_uneven(const Tensors &outputs, const at::Tensor &input,
                                       const c10d::AllgatherOptions &opts)
 {
-    TORCH_CHECK(input.numel() == outputs[rank_].numel(), "lofi: the input of all_gather has ",
-                input.numel(), " elements, and its own output ", outputs[rank_].numel());
     const auto first = primaries();
     const bool is_mirrored = !single_ && lofi_session_scope(session()) == LOFI_SCOPE_NODE;
     for (int rank = 0; is_mirrored && rank < size_; ++rank) {
@@ -114,7 +112,8 @@ WorkPtr BackendLofi::allgather(TensorLists &outputs, Tensors &inputs,
         return allgather(lists, views, opts);
     }
     if (outputs.size() == 1 && outputs[0].size() == static_cast<size_t>(size_) &&
-        inputs.size() == 1 && are_uneven(outputs[0])) {
+        inputs.size() == 1 && are_uneven(outputs[0]) &&
+        inputs[0].numel() == outputs[0][rank_].numel()) {
         return allgather_uneven(outputs[0], inputs[0], opts);
     }
     auto step = begin({.collective = LOFI_ALL_GATHER,

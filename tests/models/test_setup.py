@@ -173,11 +173,11 @@ def test_a_loop_that_never_wraps():
     check_all_equal([end[0] for end in ends])
     check_apart([end[1] for end in ends])
     check_apart([end[2] for end in ends])
-    for _, phases, crossed, average, lines in results:
+    for rank, (_, phases, crossed, average, lines) in enumerate(results):
         assert phases == ["train"] * 3
         assert crossed["setup"] > 0 and crossed["training"] == 0
         assert equal(average, truth.mean_of_states(ends[0][2], ends[2][2]))
-        assert len(lines) == 1
+        assert len(lines) == (rank == 0)
 
 
 def _starts_by_hand() -> Any:
