@@ -2,6 +2,7 @@
 #include "session.hpp"
 
 #include <atomic>
+#include <utility>
 
 #include "check.hpp"
 
@@ -39,9 +40,7 @@ void reset_session()
 
 lofi_issuer set_issuer(lofi_issuer issuer)
 {
-    const lofi_issuer former = current_issuer;
-    current_issuer = issuer;
-    return former;
+    return std::exchange(current_issuer, issuer);
 }
 
 lofi_issuer issuer()
@@ -51,9 +50,7 @@ lofi_issuer issuer()
 
 int set_purpose(int purpose)
 {
-    const int former = current_purpose;
-    current_purpose = purpose;
-    return former;
+    return std::exchange(current_purpose, purpose);
 }
 
 int purpose()

@@ -81,6 +81,12 @@ const char *lofi__json_text(yyjson_val *value)
     return text != NULL && strlen(text) == yyjson_get_len(value) ? text : NULL;
 }
 
+char *lofi__json_write(yyjson_val *value)
+{
+    return yyjson_val_write_opts(value, YYJSON_WRITE_ALLOW_INF_AND_NAN, &lofi__json_memory, NULL,
+                                 NULL);
+}
+
 static int compare(const void *a, const void *b)
 {
     return strcmp(*(const char *const *)a, *(const char *const *)b);

@@ -23,6 +23,10 @@ extern const yyjson_alc lofi__json_memory;
 /* The text of a JSON string; NULL if it is none, or has a NUL inside. */
 const char *lofi__json_text(yyjson_val *value);
 
+/* The JSON of a value, to be shown or compared. Free it with lofi__mem_destroy; NULL: there is no
+ * memory. */
+char *lofi__json_write(yyjson_val *value);
+
 /* A list of "key": value in the order of the keys, to find one that comes twice. Sorting is slower
  * than hashing for friends and no slower for enemies. 0 or 1: `*name` comes twice. */
 int lofi__json_find_double(const char **names, uint64_t count, const char **name);

@@ -9,7 +9,6 @@
 #include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
 static const char help[] =
@@ -272,13 +271,6 @@ static int check_arguments(const struct arguments *a)
     return CLI_DONE;
 }
 
-static double seconds(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-}
-
 static void print_error_json(const lofi_average_report *r)
 {
     printf("\"products\": %" PRIu64 ", \"error\": ", r->product_count);
@@ -355,11 +347,11 @@ static int run(struct arguments *a)
     int code = cli_findings_open(&progress.findings, &a->options);
     if (code == CLI_DONE) {
         cli_catch_signals();
-        const double begin = seconds();
+        const double begin = cli_seconds();
         if (lofi_average_files(&a->options, &report) != LOFI_OK)
             code = fail(progress.is_shown);
         else
-            print_report(a, &report, seconds() - begin, &progress.findings);
+            print_report(a, &report, cli_seconds() - begin, &progress.findings);
     }
     if (code == CLI_DONE && progress.findings.is_spoilt) code = CLI_SPOILT;
     cli_findings_close(&progress.findings);

@@ -36,6 +36,8 @@ int cli_misuse(const char *command, const char *format, ...)
 enum { CLI_REFUSED = '?' };
 int cli_next_option(int argc, char **argv, const char *shorts, const struct option *longs);
 
+double cli_seconds(void); /* of a clock that never goes back */
+
 void cli_print_text(FILE *to, const char *text);
 void cli_print_json(FILE *to, const char *text);           /* with its quotes; always UTF-8 */
 void cli_print_number(FILE *to, double value);             /* JSON: null for what is not finite */

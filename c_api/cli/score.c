@@ -6,6 +6,7 @@
  */
 #define _GNU_SOURCE
 #include "cli/score.h"
+#include "cli/cli.h"
 #include "cli/signals.h"
 
 #include <errno.h>
@@ -29,13 +30,6 @@ struct run {
     char tail[TAIL_BYTES + 1]; /* of what it has printed */
     size_t length;
 };
-
-static double seconds(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
-}
 
 static lofi_status fail(const char *what)
 {
@@ -102,7 +96,7 @@ static void reap(struct run *run)
 /* Reads until the command has ended, whoever else may still hold its stdout. */
 static lofi_status wait_for(struct run *run, double timeout, const char *path)
 {
-    const double deadline = seconds() + timeout;
+    const double deadline = cli_seconds() + timeout;
     struct pollfd output = {.fd = run->from, .events = POLLIN};
 
     while (!run->has_ended) {
@@ -111,7 +105,7 @@ static lofi_status wait_for(struct run *run, double timeout, const char *path)
             lofi_set_error("the search was interrupted");
             return LOFI_STATE;
         }
-        if (timeout > 0 && seconds() > deadline) {
+        if (timeout > 0 && cli_seconds() > deadline) {
             lofi_set_error("the score command took longer than %g s (--score-timeout) for %s, and "
                            "was ended",
                            timeout, path);
@@ -133,10 +127,10 @@ static int is_group_left(struct run *run)
 static void end_group(struct run *run)
 {
     const struct timespec tick = {.tv_nsec = TICK_MS * 1000000L};
-    const double deadline = seconds() + GRACE_SECONDS;
+    const double deadline = cli_seconds() + GRACE_SECONDS;
 
     kill(-run->pid, SIGTERM);
-    while (is_group_left(run) && seconds() < deadline)
+    while (is_group_left(run) && cli_seconds() < deadline)
         nanosleep(&tick, NULL);
     kill(-run->pid, SIGKILL);
     if (!run->has_ended) waitpid(run->pid, &run->status, 0);

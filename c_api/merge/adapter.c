@@ -6,6 +6,7 @@
  */
 #include "merge/adapter.h"
 #include "ckpt/path.h"
+#include "ckpt/text.h"
 #include "core/mem.h"
 
 #include <string.h>
@@ -48,14 +49,6 @@ static yyjson_val *get(const struct lofi__adapter *adapter, const char *key)
     return yyjson_obj_get(yyjson_doc_get_root(adapter->doc), key);
 }
 
-static int has_word(const char *const *list, size_t count, const char *word)
-{
-    for (size_t i = 0; i < count; i++)
-        if (strcmp(list[i], word) == 0) return 1;
-    return 0;
-}
-#define HAS(list, word) has_word(list, sizeof(list) / sizeof *(list), word)
-
 /* They say how it was trained, or which release wrote it. */
 static const char *const ignored[] = {
     "peft_version",  "inference_mode", "auto_mapping",        "runtime_config", "loftq_config",
@@ -97,7 +90,8 @@ static int is_nothing(const char *key, yyjson_val *value)
 {
     const char *text = yyjson_get_str(value);
 
-    if (strcmp(key, "init_lora_weights") == 0) return text == NULL || HAS(harmless_starts, text);
+    if (strcmp(key, "init_lora_weights") == 0)
+        return text == NULL || LOFI__HAS(harmless_starts, text);
     if (strcmp(key, "bias") == 0 && text != NULL) return strcmp(text, "none") == 0;
     return value == NULL || yyjson_is_null(value) || yyjson_is_false(value) ||
            (yyjson_is_ctn(value) && unsafe_yyjson_get_len(value) == 0);
@@ -143,8 +137,7 @@ static int are_equal(const char *key, yyjson_val *a, yyjson_val *b)
 static char *show(yyjson_val *value)
 {
     if (value == NULL) return lofi__text_create("not given");
-    return yyjson_val_write_opts(value, YYJSON_WRITE_ALLOW_INF_AND_NAN, &lofi__json_memory, NULL,
-                                 NULL);
+    return lofi__json_write(value);
 }
 
 static lofi_status refuse(const char *key, const struct lofi__adapter *first, yyjson_val *a,
@@ -153,7 +146,7 @@ static lofi_status refuse(const char *key, const struct lofi__adapter *first, yy
     const char *hint = "";
     char *left = show(a), *right = show(b);
 
-    if (HAS(scales, key))
+    if (LOFI__HAS(scales, key))
         hint = ": the mean of their parts would be no mean of what they do; lora (--lora exact, or "
                "--lora svd=R) averages their products";
     else
@@ -172,11 +165,12 @@ static lofi_status compare_key(const char *key, const struct lofi__adapter *firs
                                const struct lofi__adapter *other, int may_differ)
 {
     yyjson_val *a = get(first, key), *b = get(other, key);
-    const int group = HAS(scales, key) ? LOFI__DIFFER_SCALES : LOFI__DIFFER_OTHERS;
+    const int group = LOFI__HAS(scales, key) ? LOFI__DIFFER_SCALES : LOFI__DIFFER_OTHERS;
 
-    if (HAS(ignored, key) || (may_differ & group) != 0) return LOFI_OK;
-    if (HAS(names, key) && (is_nothing(key, a) || is_nothing(key, b))) return LOFI_OK;
-    if ((a == NULL || b == NULL) && !HAS(known, key) && !HAS(scales, key)) return LOFI_OK;
+    if (LOFI__HAS(ignored, key) || (may_differ & group) != 0) return LOFI_OK;
+    if (LOFI__HAS(names, key) && (is_nothing(key, a) || is_nothing(key, b))) return LOFI_OK;
+    if ((a == NULL || b == NULL) && !LOFI__HAS(known, key) && !LOFI__HAS(scales, key))
+        return LOFI_OK;
     return are_equal(key, a, b) ? LOFI_OK : refuse(key, first, a, other, b);
 }
 
@@ -204,7 +198,7 @@ int lofi__adapter_is_product(const struct lofi__adapter *adapter)
     static const char *const products[] = {"LORA", "ADALORA", "LOHA",    "LOKR",
                                            "VERA", "XLORA",   "RANDLORA"};
     const char *type = yyjson_get_str(get(adapter, "peft_type"));
-    return type != NULL && HAS(products, type);
+    return type != NULL && LOFI__HAS(products, type);
 }
 
 lofi_status lofi__adapter_check_lora(const struct lofi__adapter *adapter)

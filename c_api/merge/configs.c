@@ -9,6 +9,7 @@
 #define _GNU_SOURCE
 #include "ckpt/json.h"
 #include "ckpt/path.h"
+#include "ckpt/text.h"
 #include "core/mem.h"
 #include "merge/check.h"
 
@@ -65,39 +66,26 @@ struct comparison {
 
 static int is_idle(const char *key)
 {
-    for (size_t i = 0; i < sizeof idle_keys / sizeof idle_keys[0]; i++)
-        if (strcmp(key, idle_keys[i]) == 0) return 1;
-    return strstr(key, "dropout") != NULL || strstr(key, "_attn_implementation") != NULL ||
-           strstr(key, "drop_path") != NULL || strstr(key, "layerdrop") != NULL;
-}
-
-/* The value as text, which two values are compared by. Free it with free_text. */
-static char *text_of(yyjson_val *value)
-{
-    return yyjson_val_write_opts(value, YYJSON_WRITE_ALLOW_INF_AND_NAN, &lofi__json_memory, NULL,
-                                 NULL);
-}
-
-static void free_text(char *text)
-{
-    if (text != NULL) lofi__json_memory.free(lofi__json_memory.ctx, text);
+    return LOFI__HAS(idle_keys, key) || strstr(key, "dropout") != NULL ||
+           strstr(key, "_attn_implementation") != NULL || strstr(key, "drop_path") != NULL ||
+           strstr(key, "layerdrop") != NULL;
 }
 
 static int is_same(yyjson_val *a, yyjson_val *b)
 {
-    char *first = text_of(a), *second = text_of(b);
+    char *first = lofi__json_write(a), *second = lofi__json_write(b);
     const int same = first != NULL && second != NULL && strcmp(first, second) == 0;
 
-    free_text(first);
-    free_text(second);
+    lofi__mem_destroy(first);
+    lofi__mem_destroy(second);
     return same;
 }
 
 static void print_value(yyjson_val *value, char *text, size_t bytes)
 {
-    char *written = value != NULL ? text_of(value) : NULL;
+    char *written = value != NULL ? lofi__json_write(value) : NULL;
     snprintf(text, bytes, "%.48s", value == NULL ? "nothing" : written != NULL ? written : "?");
-    free_text(written);
+    lofi__mem_destroy(written);
 }
 
 static void note(struct comparison *c, const char *prefix, const char *key, yyjson_val *a,
@@ -188,28 +176,53 @@ static lofi_status compare_files(struct comparison *c, int is_json, char *const 
     return LOFI_OK;
 }
 
-static lofi_status compare_named(const lofi_checkpoint *first, const lofi_checkpoint *other,
-                                 const char *name)
-{
-    const lofi_checkpoint *sources[2] = {first, other};
-    char *texts[2] = {NULL, NULL}, *paths[2] = {NULL, NULL};
-    size_t bytes[2] = {0, 0};
-    lofi_status st = LOFI_OK;
+/* One file of one source. */
+struct side_file {
+    char *text, *path; /* NULL: there is none */
+    size_t bytes;
+};
 
-    for (int i = 0; i < 2 && st == LOFI_OK; i++) {
-        st = lofi__side_file_read(sources[i], name, &texts[i], &bytes[i]);
-        if (st == LOFI_OK && texts[i] != NULL) paths[i] = lofi__path_join(sources[i]->folder, name);
+static lofi_status read_file(const lofi_checkpoint *source, const char *name,
+                             struct side_file *file)
+{
+    *file = (struct side_file){0};
+    lofi_status st = lofi__side_file_read(source, name, &file->text, &file->bytes);
+    if (st != LOFI_OK || file->text == NULL) return st;
+    file->path = lofi__path_join(source->folder, name);
+    return file->path != NULL ? LOFI_OK : LOFI_NO_MEMORY;
+}
+
+static void clear_file(struct side_file *file)
+{
+    lofi__mem_destroy(file->text);
+    lofi__mem_destroy(file->path);
+}
+
+static lofi_status compare_with(const struct side_file *first, const lofi_checkpoint *source,
+                                const char *name)
+{
+    struct side_file other;
+    lofi_status st = read_file(source, name, &other);
+
+    if (st == LOFI_OK && other.text != NULL) {
+        const char *const paths[2] = {first->path, other.path};
+        char *const texts[2] = {first->text, other.text};
+        const size_t bytes[2] = {first->bytes, other.bytes};
+        struct comparison c = {.paths = paths};
+        st = compare_files(&c, lofi__path_ends_with(name, ".json"), texts, bytes);
     }
-    if (st == LOFI_OK && texts[0] != NULL && texts[1] != NULL) {
-        struct comparison c = {.paths = (const char *const *)paths};
-        st = paths[0] == NULL || paths[1] == NULL
-                 ? LOFI_NO_MEMORY
-                 : compare_files(&c, lofi__path_ends_with(name, ".json"), texts, bytes);
-    }
-    for (int i = 0; i < 2; i++) {
-        lofi__mem_destroy(texts[i]);
-        lofi__mem_destroy(paths[i]);
-    }
+    clear_file(&other);
+    return st;
+}
+
+static lofi_status compare_named(const struct lofi__plan *plan, const char *name)
+{
+    struct side_file first;
+    lofi_status st = read_file(plan->sources[0], name, &first);
+
+    for (int s = 1; s < plan->source_count && st == LOFI_OK && first.text != NULL; s++)
+        st = compare_with(&first, plan->sources[s], name);
+    clear_file(&first);
     return st;
 }
 
@@ -223,9 +236,8 @@ lofi_status lofi__configs_check(const struct lofi__plan *plan)
     lofi_status st = LOFI_OK;
 
     if (plan->options.force_config) return LOFI_OK;
-    for (int s = 1; s < plan->source_count; s++)
-        for (size_t i = 0; i < sizeof names / sizeof names[0] && st == LOFI_OK; i++)
-            st = compare_named(plan->sources[0], plan->sources[s], names[i]);
+    for (size_t i = 0; i < sizeof names / sizeof names[0] && st == LOFI_OK; i++)
+        st = compare_named(plan, names[i]);
     return st;
 }
 

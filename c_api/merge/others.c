@@ -7,6 +7,7 @@
  */
 #define _GNU_SOURCE
 #include "ckpt/path.h"
+#include "ckpt/text.h"
 #include "core/mem.h"
 #include "merge/config.h"
 #include "merge/lora.h"
@@ -38,9 +39,7 @@ static int is_of_its_training(const char *name)
 {
     static const char *const names[] = {"README.md", "trainer_state.json", "all_results.json"};
 
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
-        if (strcmp(name, names[i]) == 0) return 1;
-    return lofi__path_ends_with(name, "_results.json") ||
+    return LOFI__HAS(names, name) || lofi__path_ends_with(name, "_results.json") ||
            lofi__path_ends_with(name, "_results.txt") ||
            strncmp(name, "events.out.tfevents", 19) == 0;
 }
