@@ -89,7 +89,7 @@ def memcpy_bandwidth(group: Any, size: int) -> float:
 
 def measure(groups: dict, sizes: list[int], dtypes: list[str], budget: float) -> list[dict]:
     rows = []
-    communicator = liblofi.Communicator(groups["gloo"])
+    communicator = liblofi.Communicator()
     reduces: dict[str, Reduce] = {
         kind: lambda tensor, group=group: dist.all_reduce(tensor, group=group)
         for kind, group in groups.items()

@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from harness import truth
+from harness.liblofi import Liblofi
 from harness.ranks import run_ranks
 
 DTYPES = {torch.float64: 0, torch.float32: 1, torch.float16: 2, torch.bfloat16: 3}
@@ -94,24 +95,6 @@ def over_process_groups(case: Case, seed: int, attempt: int) -> torch.Tensor:
 # -- lofi_exchange, from C -------------------------------------------------------------------------
 
 
-class CommOptions(ctypes.Structure):
-    _fields_ = [
-        ("size", ctypes.c_size_t),
-        ("transport", ctypes.c_char_p),
-        ("rank", ctypes.c_int),
-        ("rank_count", ctypes.c_int),
-        ("timeout_ms", ctypes.c_int),
-        ("name", ctypes.c_char_p),
-        ("labels", ctypes.c_void_p),
-        ("slot_bytes", ctypes.c_size_t),
-        ("host", ctypes.c_void_p),
-        ("device", ctypes.c_int),
-        ("stream", ctypes.c_void_p),
-        ("parent", ctypes.c_void_p),
-        ("color", ctypes.c_int),
-    ]
-
-
 class ExchangeOptions(ctypes.Structure):
     _fields_ = [
         ("size", ctypes.c_size_t),
@@ -124,44 +107,7 @@ class ExchangeOptions(ctypes.Structure):
     ]
 
 
-AllGather = ctypes.CFUNCTYPE(
-    ctypes.c_int, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p
-)
-
-
-class Liblofi:
-    def __init__(self) -> None:
-        from lofi import _C
-
-        self.library = ctypes.CDLL(_C.__file__)
-        self.library.lofi_last_error.restype = ctypes.c_char_p
-
-    def check(self, status: int) -> None:
-        assert status == 0, self.library.lofi_last_error().decode()
-
-    def comm(self, store: Any, rank: int, size: int) -> Any:
-        """A communicator of the ranks that share the store: in shared memory, or of this one."""
-        calls = [0]
-
-        def all_gather(_: Any, mine: int, count: int, every: int) -> int:
-            calls[0] += 1
-            store.set(f"{calls[0]}/{rank}", ctypes.string_at(mine, count))
-            words = [store.get(f"{calls[0]}/{other}") for other in range(size)]
-            ctypes.memmove(every, b"".join(words), count * size)
-            return 0
-
-        transport = b"shm" if size > 1 else b"self"
-        options = CommOptions(
-            ctypes.sizeof(CommOptions), transport, rank, size, 20_000, None, None, 0, None, -1
-        )
-        made = ctypes.c_void_p()
-        self.check(
-            self.library.lofi_comm_create(
-                ctypes.byref(options), AllGather(all_gather), None, ctypes.byref(made)
-            )
-        )
-        return made
-
+class Exchanges(Liblofi):
     def exchange(self, case: Case, seed: int, node: int, place: int, comms: Any) -> torch.Tensor:
         index = case.members.index(node)
         data = torch.cat(row_of(case, seed, node, place))
@@ -192,7 +138,7 @@ class Liblofi:
 
 
 def over_liblofi(case: Case, seed: int, node: int, place: int, size: int) -> torch.Tensor:
-    lofi = Liblofi()
+    lofi = Exchanges()
     store = dist.PrefixStore(f"c/{seed}", dist.distributed_c10d._get_default_store())
     members = len(case.members)
     column = lofi.comm(dist.PrefixStore(f"column{place}", store), case.members.index(node), members)

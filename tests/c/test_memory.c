@@ -208,6 +208,31 @@ static void remove_folder(const char *of)
     EXPECT(rmdir(of) == 0);
 }
 
+#define PATH_BYTES 80 /* of an output */
+
+/* An average of `folder` with itself, whose name is put into `path`: PATH_BYTES bytes. */
+static lofi_average_files_options average_of_two(const char *const *inputs, char *path)
+{
+    lofi_average_files_options options = LOFI_AVERAGE_FILES_OPTIONS_INIT;
+
+    snprintf(path, PATH_BYTES, "%s-out", folder);
+    options.inputs = inputs;
+    options.input_count = 2;
+    options.out = path;
+    options.threads = 1;
+    return options;
+}
+
+/* After success there is an output, which is removed; after a failure there is none. */
+static lofi_status check_output(const char *path, lofi_status st)
+{
+    if (st == LOFI_OK)
+        remove_folder(path);
+    else
+        EXPECT(access(path, F_OK) != 0);
+    return st;
+}
+
 /* Every kind of file and option: two shards, an index, a config, a base, names with a prefix, and
  * numbers that are too large for the dtype. */
 static lofi_status average_files(void **out)
@@ -215,28 +240,19 @@ static lofi_status average_files(void **out)
     static const double weights[] = {1, 2};
     static const char *const prefixes[] = {"m."};
     const char *const inputs[] = {folder, folder};
-    lofi_average_files_options options = LOFI_AVERAGE_FILES_OPTIONS_INIT;
-    char path[80];
+    char path[PATH_BYTES];
+    lofi_average_files_options options = average_of_two(inputs, path);
 
-    snprintf(path, sizeof path, "%s-out", folder);
     *out = NULL;
-    options.inputs = inputs;
-    options.input_count = 2;
     options.weights = weights;
     options.base = folder;
-    options.out = path;
     options.only = "x";
     options.dtype = "f16";
     options.strip_prefixes = prefixes;
     options.strip_count = 1;
-    options.threads = 1;
     options.sha256 = options.verify = 1;
     lofi_status st = lofi_average_files(&options, NULL);
-    if (st == LOFI_OK)
-        remove_folder(path);
-    else
-        EXPECT(access(path, F_OK) != 0);
-    return st;
+    return check_output(path, st);
 }
 
 static lofi_status score_one(void *ctx, const char *path, double *score)
@@ -250,24 +266,15 @@ static lofi_status score_one(void *ctx, const char *path, double *score)
 static lofi_status make_soup(void **out)
 {
     const char *const inputs[] = {folder, folder};
-    lofi_average_files_options average = LOFI_AVERAGE_FILES_OPTIONS_INIT;
     lofi_soup_options options = LOFI_SOUP_OPTIONS_INIT;
-    char path[80];
+    char path[PATH_BYTES];
+    lofi_average_files_options average = average_of_two(inputs, path);
 
-    snprintf(path, sizeof path, "%s-out", folder);
     *out = NULL;
-    average.inputs = inputs;
-    average.input_count = 2;
-    average.out = path;
-    average.threads = 1;
     options.average = &average;
     options.score = score_one;
     lofi_status st = lofi_soup(&options, NULL);
-    if (st == LOFI_OK)
-        remove_folder(path);
-    else
-        EXPECT(access(path, F_OK) != 0);
-    return st;
+    return check_output(path, st);
 }
 
 static void test_files(void)
@@ -296,22 +303,14 @@ static const char *lora;
 static lofi_status average_adapters(void **out)
 {
     const char *const inputs[] = {folder, folder};
-    lofi_average_files_options options = LOFI_AVERAGE_FILES_OPTIONS_INIT;
-    char path[80];
+    char path[PATH_BYTES];
+    lofi_average_files_options options = average_of_two(inputs, path);
 
-    snprintf(path, sizeof path, "%s-out", folder);
     *out = NULL;
-    options.inputs = inputs;
-    options.input_count = 2;
-    options.out = path;
     options.lora = lora;
-    options.threads = options.verify = 1;
+    options.verify = 1;
     lofi_status st = lofi_average_files(&options, NULL);
-    if (st == LOFI_OK)
-        remove_folder(path);
-    else
-        EXPECT(access(path, F_OK) != 0);
-    return st;
+    return check_output(path, st);
 }
 
 static void test_adapters(void)
